@@ -1,0 +1,39 @@
+"""Canonical JSON (RFC 8785): the one byte form of a value, used for every key, manifest and record."""
+
+from __future__ import annotations
+
+import json
+from typing import TypeAlias
+
+import rfc8785
+
+from orchestrator.digest import Digest, of_bytes
+from orchestrator.errors import ConfigError
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+
+def encode(value: Json) -> bytes:
+    """The canonical bytes of a JSON value.
+
+    Raises ConfigError for what JSON cannot hold exactly: NaN, infinities, integers beyond 2^53
+    (RFC 8785 section 3.2.2.3, RFC 7493 section 2.2).
+    """
+    try:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]  # its JSON type is invariant in list and dict
+    except rfc8785.CanonicalizationError as error:
+        raise ConfigError(
+            f"a value has no exact JSON form: {error}",
+            hint="write large integers and special floats as strings",
+        ) from error
+
+
+def digest(value: Json) -> Digest:
+    """The digest of the canonical bytes."""
+    return of_bytes(encode(value))
+
+
+def decode(data: bytes | str) -> Json:
+    """Parse JSON; raises ValueError as json.loads does."""
+    result: Json = json.loads(data)
+    return result
