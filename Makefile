@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Both need git, make, python3 and nothing else; what is missing
+# they install (root or sudo on Debian and Ubuntu) or name. Run again, they are quick and change nothing.
+
+PYTHON ?= python3
+ENGINE := $(PYTHON) scripts/engine.py
+IN_VENV := env PATH="$(CURDIR)/.venv/bin:$$PATH"
+MAKEFLAGS += --no-print-directory
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint engine stress bench clean venv machine
+
+help:  ## show this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: venv machine  ## run the example: data, two experiments, and which was best
+	@$(ENGINE) exec -- $(IN_VENV) bash examples/digits/demo.sh
+
+test: lint machine  ## lint, then all tests, against a real engine
+	@$(ENGINE) exec -- $(IN_VENV) pytest
+
+lint: venv  ## ruff and mypy
+	@$(IN_VENV) ruff check --quiet .
+	@$(IN_VENV) ruff format --check --quiet .
+	@$(IN_VENV) mypy --no-error-summary
+
+engine:  ## make sure that a container engine runs, and leave it running
+	@$(ENGINE) up
+
+stress: venv machine  ## the slow and violent tests
+	@$(ENGINE) exec -- $(IN_VENV) pytest -m stress tests/stress
+
+bench: venv machine  ## the measurements behind the figures in docs
+	@$(ENGINE) exec -- $(IN_VENV) python -m bench
+
+clean:  ## remove .venv and the tools' caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@find orchestrator mirage scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv:
+	@$(PYTHON) scripts/venv.py
+
+machine:
+	@$(PYTHON) scripts/packages.py git mmdebstrap

@@ -1,0 +1,1 @@
+"""Scripts that prepare a machine before anything of the project is installed: standard library only."""
