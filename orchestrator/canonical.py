@@ -20,7 +20,7 @@ def encode(value: Json) -> bytes:
     (RFC 8785 section 3.2.2.3, RFC 7493 section 2.2).
     """
     try:
-        return rfc8785.dumps(value)  # type: ignore[arg-type]  # its JSON type is invariant in list and dict
+        return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise ConfigError(
             f"a value has no exact JSON form: {error}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -32,20 +32,22 @@ def run(
     *,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
     stdin: bytes | None = None,
     timeout: float | None = None,
 ) -> Completed:
     """Run a program to its end and give what it printed; a non-zero code is a value, not an error.
 
-    ``env`` is added to this process's environment. Raises ProgramMissing where there is no such
-    program, TimeoutError after ``timeout`` seconds.
+    ``env`` is added to this process's environment, after the names in ``without`` were taken out of it.
+    Raises ProgramMissing where there is no such program, TimeoutError after ``timeout`` seconds.
     """
     words = [os.fspath(word) for word in argv]
+    kept = {name: value for name, value in os.environ.items() if name not in without}
     try:
         done = subprocess.run(
             words,
             cwd=cwd,
-            env=None if env is None else {**os.environ, **env},
+            env=kept if env is None else {**kept, **env},
             input=b"" if stdin is None else stdin,
             capture_output=True,
             timeout=timeout,
@@ -60,7 +62,7 @@ def run(
 
 def start_detached(argv: Sequence[str], *, cwd: str, log: str) -> int:
     """Start a program that outlives this one, in a session of its own; gives its process id."""
-    with open(log, "ab") as sink:  # noqa: PTH123 - a plain path is all that is needed here
+    with open(log, "ab") as sink:
         child = subprocess.Popen(
             list(argv), cwd=cwd, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
         )

@@ -12,7 +12,7 @@ from orchestrator.errors import ArtifactError, ConfigError
 
 KINDS = ("dataset", "model", "metrics", "report", "file")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-_ID = re.compile(r"(?:%s):[^:\s/]+:[^:\s/]+" % "|".join(KINDS))
+_ID = re.compile(r"(?:{}):[^:\s/]+:[^:\s/]+".format("|".join(KINDS)))
 _AUTO = re.compile(r"v([1-9][0-9]{0,17})")
 
 RunId = NewType("RunId", str)
@@ -44,7 +44,9 @@ def parse_artifact(text: str) -> ArtifactRef:
     kind, name, version = parts
     if kind not in KINDS:
         raise ArtifactError(f"unknown artifact kind {kind!r} in {text!r} (known: {', '.join(KINDS)})")
-    return ArtifactRef(kind, check_name(name, f"name in {text!r}"), check_name(version, f"version in {text!r}"))
+    return ArtifactRef(
+        kind, check_name(name, f"name in {text!r}"), check_name(version, f"version in {text!r}")
+    )
 
 
 def check_name(text: str, what: str) -> str:
