@@ -1,0 +1,43 @@
+"""Git LFS: the grammar of pointer files, and the objects that a clone holds for them (git-lfs docs/spec.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# spec.md, "The Pointer": keys sorted after `version`, one each, and less than 1024 bytes in all.
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n"
+    rb"((?:ext-[0-9]-[^\n]* sha256:[0-9a-f]{64}\n)*)"
+    rb"oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n?"
+)
+_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a pointer file says: sha256 of the content in hex, its size in bytes, whether extensions changed it."""
+
+    oid: str
+    size: int
+    extended: bool
+
+
+def parse_pointer(data: bytes) -> Pointer | None:
+    """The pointer that a blob is, or None for any other content."""
+    found = _POINTER.fullmatch(data) if len(data) < _LIMIT else None
+    return Pointer(found[2].decode(), int(found[3]), bool(found[1])) if found else None
+
+
+def read_object(common_dir: Path, pointer: Pointer) -> bytes | None:
+    """The content behind a pointer, from the clone's own LFS objects; None where it is absent or damaged."""
+    path = common_dir / "lfs" / "objects" / pointer.oid[:2] / pointer.oid[2:4] / pointer.oid
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if len(data) != pointer.size or hashlib.sha256(data).hexdigest() != pointer.oid:
+        return None
+    return data
