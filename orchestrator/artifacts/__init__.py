@@ -1,0 +1,1 @@
+"""Artifacts: trees, versions, inputs laid out for a run, outputs collected from it."""

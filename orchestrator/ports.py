@@ -1,0 +1,346 @@
+"""The seams: Store, Engine, Executor, Reporter. Each says its contract, failure included; no code.
+
+No host path crosses the executor seam: it speaks in digests, descriptors and streams, so that a remote
+engine or a cluster fits behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from orchestrator.digest import Digest
+
+
+class BlobWriter(Protocol):
+    """A blob being written; nothing of it is visible in the store before ``commit``."""
+
+    def write(self, piece: bytes) -> object:
+        """Add bytes; raises StoreError where they cannot be kept (no space, for one)."""
+
+    def commit(self) -> tuple[Digest, int]:
+        """Make the blob durable and visible; gives its digest and size in bytes."""
+
+
+class Store(Protocol):
+    """Two primitives, on every backend: blobs named by digest, and objects created at most once.
+
+    Everything else (artifact versions, aliases, records, keys) is built from these two. Whatever is
+    read back is verified by the reader. All calls raise StoreError and leave the store readable.
+    """
+
+    @property
+    def location(self) -> str:
+        """The URI or folder as the user wrote it, for messages."""
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is there."""
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """Open a blob for reading; the bytes are not verified yet. StoreError where it is missing."""
+
+    def put(self, data: bytes) -> Digest:
+        """Keep small bytes as a blob."""
+
+    def writer(self) -> AbstractContextManager[BlobWriter]:
+        """Write a blob of any size; without a commit nothing stays behind."""
+
+    def put_file(self, path: Path, *, digest: Digest, link: bool) -> None:
+        """Keep a file whose digest is known, by hard link where ``link`` allows and the disk can."""
+
+    def materialise(self, digest: Digest, target: Path, *, executable: bool) -> None:
+        """Make the blob's bytes appear at ``target``, read-only, verified, by hard link where possible."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Create an object unless it exists: True if this call made it. Durable when it returns."""
+
+    def read(self, key: str) -> bytes | None:
+        """The object's bytes, or None."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The keys below a prefix (which ends with ``/``), in bytewise order."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine says of itself."""
+
+    name: str
+    version: str
+    api_version: str
+    image_store: str  # "containerd" (ids are manifest digests) or "classic" (ids are config digests)
+    os: str
+    architecture: str
+    kernel: str
+    runc: str
+    rootless: bool
+    userns: bool
+    cgroup_version: str
+    limits_enforced: bool
+    storage_driver: str
+    cpus: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image as the engine has it."""
+
+    id: str
+    architecture: str
+    os: str
+    diff_ids: tuple[str, ...]
+    repo_digests: tuple[str, ...]
+    env: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A bind mount of the engine's host, named by the local executor only."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Tmpfs:
+    """A file system in memory inside the container."""
+
+    target: str
+    options: str
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """Everything about one container; the defaults are the hardened ones (design section 9)."""
+
+    image: str
+    argv: tuple[str, ...]
+    name: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    network: str = "none"
+    read_only: bool = True
+    drop_capabilities: bool = True
+    init: bool = True
+    pids: int = 4096
+    shm_size: int = 1 << 30
+    memory: int | None = None
+    cpus: float | None = None
+    gpus: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    volumes: tuple[tuple[str, str], ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """What the engine says of a container; ``status`` as Docker has it (created, running, exited...)."""
+
+    id: str
+    status: str
+    exit_code: int | None
+    oom_killed: bool
+    error: str
+    started_at: str
+    finished_at: str
+    labels: tuple[tuple[str, str], ...]
+
+
+class Engine(Protocol):
+    """A Docker-compatible daemon. Every call raises EngineError; none retries by itself."""
+
+    def info(self) -> EngineInfo:
+        """Ask once, then remember."""
+
+    def image(self, reference: str) -> LoadedImage | None:
+        """The image, or None where the engine does not have it."""
+
+    def load(self, archive: Iterable[bytes]) -> None:
+        """Load a layout archive; EngineError also where the stream reports a failure under HTTP 200."""
+
+    def save(self, reference: str) -> Iterator[bytes]:
+        """The image as an archive."""
+
+    def pull(self, reference: str, platform: str | None) -> None:
+        """Pull from a registry."""
+
+    def tag(self, image_id: str, reference: str) -> None:
+        """Give an image a name."""
+
+    def remove_image(self, reference: str) -> None:
+        """Remove a name, and the image with its last one; missing is fine."""
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Create a container; gives its id."""
+
+    def start(self, container: str) -> None:
+        """Start a created container."""
+
+    def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
+        """Follow a container's output from now to its end as ("stdout" | "stderr", bytes)."""
+
+    def logs(self, container: str) -> Iterator[tuple[str, bytes]]:
+        """All output that the engine kept so far."""
+
+    def wait(self, container: str) -> None:
+        """Return when the container is no longer running, or when the connection broke: inspect then."""
+
+    def inspect(self, container: str) -> ContainerState | None:
+        """The state, or None where there is no such container."""
+
+    def stop(self, container: str, grace: float) -> None:
+        """SIGTERM, then SIGKILL after ``grace`` seconds."""
+
+    def kill(self, container: str) -> None:
+        """SIGKILL now."""
+
+    def remove(self, container: str) -> None:
+        """Remove a container whatever its state, with its anonymous volumes; missing is fine."""
+
+    def find(self, label: str) -> tuple[ContainerState, ...]:
+        """The containers that carry the label ``name`` or ``name=value``."""
+
+    def run_in(
+        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+    ) -> tuple[int, str]:
+        """Run a command in a running container; its output goes to ``reporter``; gives code and output."""
+
+    def put(self, container: str, folder: str, files: Iterable[tuple[str, bytes, int]]) -> None:
+        """Put files (name, bytes, mode) into a folder that exists in the container."""
+
+    def get(self, container: str, path: str) -> Iterator[bytes]:
+        """The bytes of one file in the container."""
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a named volume; missing is fine."""
+
+
+@dataclass(frozen=True)
+class InputMount:
+    """An input of a run: the id as written in the config, what it resolved to, and its tree."""
+
+    written: str
+    id: str
+    digest: Digest
+    tree: Digest
+    entry: str | None
+    format: str
+    size: int
+    files: int
+    metadata: str  # canonical JSON
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What an executor is told of one run, in digests and values."""
+
+    run_id: str
+    project: str
+    image_id: str
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    inputs: tuple[InputMount, ...]
+    network: str
+    memory: int | None
+    cpus: float | None
+    gpus: tuple[str, ...]
+    shm_size: int
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The effective limits and permissions of a run, as they were asked of the engine and recorded."""
+
+    user: str
+    read_only_rootfs: bool
+    capabilities_dropped: bool
+    no_new_privileges: bool
+    network: str
+    pids: int
+    memory: int | None
+    cpus: float | None
+    shm_size: int
+    seccomp: str
+    init: bool
+    limits_enforced: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the container ended, as the engine tells it."""
+
+    exit_code: int | None
+    oom_killed: bool
+    error: str
+    started_at: str
+    finished_at: str
+
+
+class Executor(Protocol):
+    """What places a container somewhere and follows it. Handles are container ids on an engine."""
+
+    @property
+    def id(self) -> str:
+        """The builder id's last part, e.g. ``local-docker``."""
+
+    def info(self) -> EngineInfo:
+        """The engine behind it."""
+
+    def submit(self, spec: RunSpec) -> tuple[str, Sandbox]:
+        """Create, but do not start, the container of a run; gives its handle."""
+
+    def start(self, handle: str) -> None:
+        """Start it."""
+
+    def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
+        """Its output; called before ``start`` nothing is missed."""
+
+    def replay(self, handle: str) -> Iterator[tuple[str, bytes]]:
+        """The output that was kept so far, for a follower that was not there from the start."""
+
+    def wait(self, handle: str) -> Ended | None:
+        """Block until it has ended, through broken connections; None where the container is gone."""
+
+    def state(self, handle: str) -> ContainerState | None:
+        """Its state now, or None where it is gone."""
+
+    def cancel(self, handle: str, grace: float) -> None:
+        """Ask it to end; after ``grace`` seconds make it end."""
+
+    def kill(self, handle: str) -> None:
+        """End it at once."""
+
+    def outbox(self, run_id: str) -> Path:
+        """A local folder that shows the run's outbox (a remote executor brings it here)."""
+
+    def find(self, run_id: str) -> str | None:
+        """The handle of a run's container, by its label."""
+
+    def cleanup(self, handle: str | None, run_id: str) -> None:
+        """Remove container and outbox; only after the record is sealed."""
+
+
+class Reporter(Protocol):
+    """Where progress goes; the command line draws it, the core only says it."""
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """A stage of the run begins."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def warn(self, text: str) -> None:
+        """Something the user should know and may want to change."""
+
+    def detail(self, text: str) -> None:
+        """A line of a long step (an installer's output); may be dropped or folded."""
+
+    def log(self, stream: str, data: bytes) -> None:
+        """Output of the workflow itself."""

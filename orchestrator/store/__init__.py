@@ -1,0 +1,1 @@
+"""The store: opened by URI, one file per backend."""
