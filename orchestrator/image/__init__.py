@@ -1,0 +1,1 @@
+"""Images: base, environment, SDK, code and config as deterministic layers, assembled and loaded by digest."""

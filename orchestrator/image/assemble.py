@@ -1,0 +1,207 @@
+"""The run image: base + environment + SDK + code + config, keyed, assembled and brought into the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from orchestrator.canonical import Json
+from orchestrator.config import Config
+from orchestrator.digest import of_bytes
+from orchestrator.errors import ImageError
+from orchestrator.image import layer, loading
+from orchestrator.image.base import Base
+from orchestrator.image.environment import Environment
+from orchestrator.image.environment import parent as environment_parent
+from orchestrator.image.layer import Entry
+from orchestrator.image.library import Library
+from orchestrator.image.oci import Image, Layer, RunConfig, build, parse, timestamp
+from orchestrator.key import IMAGE_RECIPE, Key, image_key
+from orchestrator.lock import Lock
+from orchestrator.ports import Engine, Reporter
+from orchestrator.snapshot import Snapshot, SourceFile, read_blobs
+
+# What `User` says in the image; a run is started as the caller instead.
+_IMAGE_USER = "10001:10001"
+_CONFIG_SUFFIXES = (b".yaml", b".yml")
+
+
+@dataclass(frozen=True)
+class RunImage:
+    """A run image in the engine: its bytes, its key, the engine's id, and whether it was there already."""
+
+    image: Image
+    key: Key
+    engine_id: str
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run image is made of."""
+
+    project: str
+    snapshot: Snapshot
+    config: Config
+    lock: Lock
+    base: Base
+    environment: Environment
+    argv: tuple[str, ...]
+
+
+def sdk_layer() -> bytes:
+    """The SDK's layer: the `mirage` package as it is installed here, without byte code."""
+    spec = find_spec("mirage")
+    if spec is None or spec.origin is None:
+        raise ImageError(
+            "the package `mirage` is not installed beside the orchestrator", hint="pip install mirage-flow"
+        )
+    folder = Path(spec.origin).parent
+    entries = [
+        Entry(
+            b"mirage/sdk/mirage/" + path.relative_to(folder).as_posix().encode(),
+            "file",
+            data=path.read_bytes(),
+        )
+        for path in folder.rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed"
+    ]
+    return layer.to_bytes(entries)
+
+
+def provide(
+    recipe: Recipe, engine: Engine, library: Library, reporter: Reporter, *, fresh: bool = False
+) -> RunImage:
+    """The run image of a recipe, in the engine: known from before, or assembled now.
+
+    Raises ImageError where it cannot be made, EngineError where the engine refuses it.
+    """
+    sdk = sdk_layer()
+    key = image_key(
+        env_key=recipe.environment.key,
+        commit=recipe.snapshot.commit,
+        tree=recipe.snapshot.tree,
+        path=recipe.snapshot.prefix,
+        sdk=of_bytes(sdk),
+        config_path=recipe.config.path,
+        config=recipe.config.digest,
+    )
+    known = None if fresh else _known(library, key)
+    if known is not None:
+        present = loading.find(engine, loading.tag_of("run", known), known)
+        if present is not None:
+            return RunImage(known, key, present, cached=True)
+    image = known if known is not None and all(map(library.has, known.diff_ids)) else None
+    if image is None:
+        reporter.stage("image", "assembling the run image")
+        image = _assemble(recipe, key, sdk, library)
+        result: dict[str, Json] = {
+            "digest": image.digest,
+            "created": time.time_ns(),
+            "config": image.config.decode(),
+            "manifest": image.manifest.decode(),
+        }
+        if library.keep("image", key.digest, key.manifest, result):
+            reporter.warn(
+                f"drift: the image {key.digest} was built before with another digest than {image.digest}"
+            )
+    environment = environment_parent(recipe.base, recipe.environment)
+    base = loading.Parent(recipe.base.tag, recipe.base.image)
+    if loading.find(engine, environment.tag, environment.image) is None:
+        loading.ensure(engine, environment.image, environment.tag, (base,), library.read)
+    engine_id = loading.ensure(engine, image, loading.tag_of("run", image), (environment, base), library.read)
+    return RunImage(image, key, engine_id, cached=False)
+
+
+def _known(library: Library, key: Key) -> Image | None:
+    found = library.find("image", key.digest)
+    if found is None:
+        return None
+    return parse(str(found["config"]).encode(), str(found["manifest"]).encode())
+
+
+def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
+    code, config = _split(recipe.snapshot.files, recipe.config.path)
+    layers = (
+        *recipe.base.image.layers,
+        recipe.environment.layer,
+        _keep(library, sdk, "mirage sdk"),
+        _keep(library, layer.to_bytes(_code(recipe.snapshot, code)), "mirage code"),
+        _keep(
+            library, layer.to_bytes(_configuration(recipe.snapshot, config, recipe.config)), "mirage config"
+        ),
+    )
+    return build(recipe.base.platform, layers, _run_config(recipe, key), recipe.snapshot.commit_time)
+
+
+def _keep(library: Library, data: bytes, created_by: str) -> Layer:
+    digest = library.put(data)
+    return Layer(digest, len(data), created_by)
+
+
+def _split(files: Iterable[SourceFile], config_path: str) -> tuple[list[SourceFile], list[SourceFile]]:
+    """Code on one side, the YAML files of the config's folder on the other: editing a config, or choosing
+    another one, leaves the code layer untouched."""
+    own = config_path.encode()
+    folder, slash, _ = own.rpartition(b"/")
+    code: list[SourceFile] = []
+    config: list[SourceFile] = []
+    for file in files:
+        beside = bool(slash) and file.path.startswith(folder + b"/") and file.path.endswith(_CONFIG_SUFFIXES)
+        (config if file.path == own or beside else code).append(file)
+    return code, config
+
+
+def _entries(snapshot: Snapshot, files: Iterable[SourceFile]) -> Iterable[Entry]:
+    for file, data in read_blobs(snapshot, files):
+        path = b"workspace/" + file.path
+        if file.mode == "120000":
+            yield Entry(path, "link", data=data)
+        else:
+            yield Entry(path, "file", file.mode == "100755", data=data)
+
+
+def _code(snapshot: Snapshot, files: Iterable[SourceFile]) -> Iterable[Entry]:
+    yield Entry(b"workspace", "dir")
+    yield from _entries(snapshot, files)
+
+
+def _configuration(snapshot: Snapshot, files: Iterable[SourceFile], config: Config) -> Iterable[Entry]:
+    own = b"workspace/" + config.path.encode()
+    yield Entry(b"mirage/config.json", "file", data=config.canonical)
+    yield Entry(own, "file", data=config.visible)
+    yield from _entries(snapshot, (file for file in files if file.path != config.path.encode()))
+
+
+def _run_config(recipe: Recipe, key: Key) -> RunConfig:
+    env = dict(recipe.base.env)
+    env["PATH"] = "/opt/venv/bin:" + env.get(
+        "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    )
+    env.update(
+        PYTHONDONTWRITEBYTECODE="1", PYTHONPATH="/mirage/sdk", PYTHONUNBUFFERED="1", VIRTUAL_ENV="/opt/venv"
+    )
+    # No org.opencontainers.image.source: a clone's remote differs from machine to machine, the digest must not.
+    labels = {
+        "flow.mirage.config": recipe.config.digest,
+        "flow.mirage.env-key": recipe.environment.key,
+        "flow.mirage.image-key": key.digest,
+        "flow.mirage.kind": "run",
+        "flow.mirage.lock": recipe.lock.digest,
+        "flow.mirage.recipe": str(IMAGE_RECIPE),
+        "flow.mirage.tree": recipe.snapshot.tree,
+        "org.opencontainers.image.base.digest": recipe.base.digest,
+        "org.opencontainers.image.created": timestamp(recipe.snapshot.commit_time),
+        "org.opencontainers.image.revision": recipe.snapshot.commit,
+        "org.opencontainers.image.title": recipe.project,
+    }
+    return RunConfig(
+        env=tuple(sorted(env.items())),
+        cmd=recipe.argv,
+        working_dir="/workspace",
+        user=_IMAGE_USER,
+        labels=tuple(sorted(labels.items())),
+    )

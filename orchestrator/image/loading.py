@@ -1,0 +1,90 @@
+"""Bringing an image into the engine: send only the layers it lacks, then believe nothing but its inspection.
+
+A load's success is not trusted: the containerd store answers success for a broken image. Layers, architecture
+and id are checked after every load, and a load with omitted layers that fails is tried once more whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.digest import Digest, hex_of
+from orchestrator.errors import EngineError, ImageError
+from orchestrator.image.oci import Image, archive
+from orchestrator.ports import Engine, LoadedImage
+
+
+@dataclass(frozen=True)
+class Parent:
+    """An image that may be in the engine already and shares its layers with the one to load."""
+
+    tag: str
+    image: Image
+
+
+def tag_of(kind: str, image: Image) -> str:
+    """The one tag of an image: by content, so that it never moves (a moved tag orphans the old image)."""
+    return f"mirage/{kind}:{hex_of(image.digest)[:24]}"
+
+
+def find(engine: Engine, tag: str, image: Image) -> str | None:
+    """The engine's id of the image, where the engine has it whole."""
+    found = engine.image(tag)
+    return found.id if found is not None and matches(found, image) else None
+
+
+def matches(found: LoadedImage, image: Image) -> bool:
+    """Whether what the engine has is this image: layers, architecture, and one of the two ids it may have.
+
+    A classic store calls an image by its config's digest, the containerd store by its manifest's.
+    """
+    return (
+        found.diff_ids == image.diff_ids
+        and found.architecture != ""
+        and found.id in (image.config_digest, image.digest)
+    )
+
+
+def ensure(
+    engine: Engine,
+    image: Image,
+    tag: str,
+    parents: Sequence[Parent],
+    read: Callable[[Digest], Iterator[bytes]],
+) -> str:
+    """The engine's id of the image, loaded first if need be.
+
+    ``parents`` with the most layers come first. Raises ImageError where the engine ends up with anything
+    but this image.
+    """
+    present = find(engine, tag, image)
+    if present is not None:
+        return present
+    omit: frozenset[Digest] = frozenset()
+    for parent in parents:
+        shares = image.diff_ids[: len(parent.image.layers)] == parent.image.diff_ids
+        if shares and find(engine, parent.tag, parent.image) is not None:
+            omit = frozenset(parent.image.diff_ids)
+            break
+    attempts = [omit, frozenset[Digest]()] if omit else [omit]
+    trouble: EngineError | None = None
+    for left_out in attempts:
+        try:
+            engine.load(archive(image, tag, omit=left_out, read=read))
+            trouble = None
+        except EngineError as error:
+            trouble = error
+        present = find(engine, tag, image)
+        if present is not None:
+            return present
+    found = engine.image(tag)
+    if found is not None:
+        engine.remove_image(tag)
+    if trouble is not None:
+        raise trouble
+    raise ImageError(
+        f"the engine accepted the image {tag} but holds another one "
+        f"(expected {image.config_digest} or {image.digest}, got {found.id if found else 'nothing'})",
+        hint="the engine's image store may be damaged: restart it, or prune it, and run again",
+    )
