@@ -1,0 +1,88 @@
+"""Entry points of `mirage` and `mirage-run`: finds the command, and is the only place that exits.
+
+Commands are imported when they are called, so that help and start-up stay light.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from orchestrator import __version__
+from orchestrator.cli.terminal import fail
+from orchestrator.errors import MirageError
+
+# name -> (module, attribute, one line of help)
+_COMMANDS = {
+    "run": ("run_command", "run", "Run a config: image, container, artifacts, record."),
+    "init": ("project", "init", "Make a new project, ready to commit."),
+    "ls": ("questions", "ls", "List runs, newest first."),
+    "show": ("questions", "show", "Show one run."),
+    "logs": ("questions", "logs", "Print a run's output."),
+    "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
+    "base": ("images", "base", "Build, pin and show the base image."),
+    "image": ("images", "image", "Build the image of a config without running it."),
+    "recover": ("upkeep", "recover", "Adopt or reap what a dead process left."),
+    "doctor": ("upkeep", "doctor", "Check engine, store, disk and leftovers."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"orchestrator.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mirage")
+def mirage() -> None:
+    """Reproducible runs: one commit, one lock, one config, one image digest.
+
+    `mirage-run` is `mirage run`. Documentation: docs/ in Mirage's repository.
+    """
+
+
+def _call(command: click.Command, name: str) -> int:
+    """Run a command to its exit code; every failure becomes a message on stderr."""
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+        return int(code or 0)
+    except MirageError as error:
+        fail(error.message, error.hint)
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        fail("interrupted", None)
+        return 130
+    except BrokenPipeError:
+        # the reader of stdout went away (`mirage ls | head`): not an error, and nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def main() -> None:
+    """The `mirage` program."""
+    sys.exit(_call(mirage, "mirage"))
+
+
+def run_main() -> None:
+    """The `mirage-run` program."""
+    module, attribute, _ = _COMMANDS["run"]
+    sys.exit(_call(getattr(import_module(f"orchestrator.cli.{module}"), attribute), "mirage-run"))

@@ -1,0 +1,134 @@
+"""`mirage-run`, the product: options to a request, a request to a run, a run to an answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.terminal import print_json
+from orchestrator.cli.wiring import Workplace, warm_up
+
+if TYPE_CHECKING:
+    from orchestrator.canonical import Json
+    from orchestrator.run import Finished
+
+_EXIT = {"succeeded": 0, "failed": 1, "interrupted": 130, "lost": 8}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", "config_file", required=True, type=click.Path(path_type=Path), help="The config to run."
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=V",
+    help="Change a value of the config (+A.B=V adds one).",
+)
+@click.option("--workflow", metavar="MOD.ULE", help="Run this module instead of the project's.")
+@click.option("--snapshot", is_flag=True, help="Run a dirty tree as a snapshot commit.")
+@click.option(
+    "--network", type=click.Choice(["none", "bridge", "host"]), help="The workflow's network (default: none)."
+)
+@click.option("--gpus", metavar="N|all|IDS", help="GPUs for the workflow.")
+@click.option("--no-cache", is_flag=True, help="Build base, environment and image anew, and compare.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.argument("extra", nargs=-1)
+def run(
+    config_file: Path,
+    overrides: tuple[str, ...],
+    workflow: str | None,
+    snapshot: bool,
+    network: str | None,
+    gpus: str | None,
+    no_cache: bool,
+    as_json: bool,
+    extra: tuple[str, ...],
+) -> int:
+    """Run a config of a committed project in its own image, and keep what it saved with a record of how.
+
+    Arguments after -- go to the workflow.
+    """
+    warm_up()
+    from orchestrator.config import find_project, load_config, load_project
+    from orchestrator.errors import ConfigError
+
+    start = config_file.resolve().parent
+    if not start.is_dir():
+        start = Path.cwd()
+    project = load_project(find_project(start))
+    flags: dict[str, Json] = {}
+    if workflow is not None:
+        flags["workflow"] = workflow
+    if snapshot:
+        flags["dirty"] = "snapshot"
+    if network is not None:
+        flags["run.network"] = network
+    if gpus is not None:
+        flags["run.gpus"] = _gpus(gpus)
+    config = load_config(project, config_file, overrides, flags)
+    if config.settings.run.secrets:
+        raise ConfigError(
+            "run.secrets is not supported by this version of Mirage",
+            hint="take the secrets out of the config; the run was not started",
+        )
+    from orchestrator import run as runs
+
+    place = Workplace(project, config.settings)
+    _settle_orphans(place)
+    request = runs.Request(config, overrides, extra, no_cache)
+    finished = runs.run(request, place.services())
+    if as_json:
+        print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))
+    else:
+        _tell(finished)
+    return _EXIT[finished.sealed.result.status]
+
+
+def _gpus(text: str) -> Json:
+    if text == "all":
+        return "all"
+    return int(text) if text.isdigit() else [part for part in text.split(",") if part]
+
+
+def _settle_orphans(place: Workplace) -> None:
+    """Seal what dead processes left here; one that still runs gets a follower of its own."""
+    if not place.folders.unfinished():
+        return
+    running, others = place.recovery.orphans()
+    for recovered in place.recovery.recover(others):
+        run_id = getattr(recovered, "run_id", None) or recovered.plan.run_id  # type: ignore[union-attr]
+        place.reporter.note(f"sealed the record of {run_id}, which a dead process had left")
+    from orchestrator.process import start_detached
+
+    for run_id in running:
+        log = str(place.folders.of(run_id) / "recover.log")
+        start_detached(
+            [sys.executable, "-m", "orchestrator.cli", "recover", run_id],
+            cwd=str(place.project.folder),
+            log=log,
+        )
+        place.reporter.note(f"{run_id} is still running without its follower: adopted in the background")
+
+
+def _tell(finished: Finished) -> None:
+    """The end of a run for people: stdout carries it."""
+    result, plan = finished.sealed.result, finished.plan
+    how = "" if result.reason is None else f": {result.reason}"
+    print(f"{plan.run_id} {result.status}{how} ({result.seconds:.1f} s)")
+    for output in result.outputs:
+        print(f"  saved  {output.id}  {output.digest[:19]}")
+    for problem in result.unpublished:
+        print(f"  not published: {problem}")
+    for name, value in result.metrics:
+        print(f"  metric {name} = {value:.6g}" if value is not None else f"  metric {name} = (not a number)")
+    image = plan.summary()["image"]
+    assert isinstance(image, dict)
+    print(f"  image  {image['digest']}")
+    print(f"  record {finished.sealed.record}")
+    if result.status == "failed":
+        print(f"  -> `mirage logs {plan.run_id}` prints its output again")

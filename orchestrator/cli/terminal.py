@@ -1,0 +1,108 @@
+"""What people see: progress and warnings on stderr, results and tables on stdout; colour on a terminal only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TextIO
+
+from orchestrator.canonical import Json
+
+
+class TerminalReporter:
+    """A Reporter on stderr; the workflow's own output passes through byte for byte."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._lock = threading.Lock()
+        terminal = self._stream.isatty()
+        self._colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._folds = terminal
+        self._folded = False
+        self._line_open = False
+        self._broken = False
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """A stage begins."""
+        self._line(f"{self._paint('==>', '36')} {name}{': ' + detail if detail else ''}")
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        self._line(f"    {text}")
+
+    def warn(self, text: str) -> None:
+        """Something to know."""
+        self._line(f"{self._paint('warning:', '33')} {text}")
+
+    def detail(self, text: str) -> None:
+        """A line of a long step: the last one only, on a terminal; nothing elsewhere."""
+        if self._folds:
+            with self._lock:
+                self._put(f"\r\x1b[K    {text[:100]}".encode("utf-8", "replace"))
+                self._folded = True
+
+    def log(self, stream: str, data: bytes) -> None:
+        """Output of the workflow."""
+        with self._lock:
+            self._unfold()
+            self._put(data)
+            self._line_open = not data.endswith(b"\n")
+
+    def _line(self, text: str) -> None:
+        with self._lock:
+            self._unfold()
+            if self._line_open:
+                self._put(b"\n")
+                self._line_open = False
+            self._put(text.encode("utf-8", "replace") + b"\n")
+
+    def _unfold(self) -> None:
+        if self._folded:
+            self._put(b"\r\x1b[K")
+            self._folded = False
+
+    def _put(self, data: bytes) -> None:
+        if self._broken:
+            return
+        try:
+            self._stream.buffer.write(data)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._broken = True  # a closed terminal must not end the run
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+
+def print_json(value: Json) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they need to be."""
+    widths = [max(len(row[at]) for row in [header, *rows]) for at in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def fail(message: str, hint: str | None) -> None:
+    """An error on stderr: what happened, then what to do next."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    head = "\x1b[31merror:\x1b[0m" if colour else "error:"
+    print(f"{head} {message}", file=sys.stderr)
+    if hint:
+        print(f"  -> {hint}", file=sys.stderr)
+
+
+def readable_size(count: int) -> str:
+    """Bytes for people, in powers of 1024."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,130 @@
+"""The composition root: opens store, cache, engine and executor for a project and hands them down."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.terminal import TerminalReporter
+
+if TYPE_CHECKING:
+    from orchestrator.catalog import Catalog
+    from orchestrator.config import Project, ProjectSettings
+    from orchestrator.executors.local_docker import LocalDocker
+    from orchestrator.image.base import Bases
+    from orchestrator.image.library import Library
+    from orchestrator.journal import RunFolders
+    from orchestrator.ports import Engine, Reporter, Store
+    from orchestrator.recover import Recovery
+    from orchestrator.run import Services
+
+
+def warm_up() -> None:
+    """Import the engine's library beside the first git commands: it takes longer than they do."""
+    threading.Thread(
+        target=lambda: import_module("orchestrator.executors.docker_engine"), daemon=True
+    ).start()
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A project with everything that commands open, each opened when first asked for.
+
+    Imports stand in the properties: each command pays only for what it uses.
+    """
+
+    project: Project
+    settings: ProjectSettings
+
+    @classmethod
+    def here(cls) -> Workplace:
+        """The project that the current folder lies in. Raises ConfigError."""
+        from orchestrator.config import find_project, load_project
+
+        project = load_project(find_project(Path.cwd()))
+        return cls(project, project.settings)
+
+    @cached_property
+    def reporter(self) -> Reporter:
+        """Progress on stderr."""
+        return TerminalReporter()
+
+    @cached_property
+    def store(self) -> Store:
+        """The project's store."""
+        from orchestrator.store.opening import open_store
+
+        return open_store(self.settings.store, self.project.folder)
+
+    @cached_property
+    def library(self) -> Library:
+        """What was built before."""
+        from orchestrator.image.library import Library, cache_folder
+        from orchestrator.store.folder import FolderStore
+
+        return Library(FolderStore.open_at(cache_folder()), self.store)
+
+    @cached_property
+    def folders(self) -> RunFolders:
+        """The project's runs."""
+        from orchestrator.journal import RunFolders
+
+        top = self.project.folder / ".mirage"
+        return RunFolders(runs=top / "runs", open=top / "open")
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine of this machine."""
+        from orchestrator.executors.docker_engine import DockerEngine
+        from orchestrator.executors.endpoint import choose
+
+        return DockerEngine(choose(os.environ))
+
+    @cached_property
+    def executor(self) -> LocalDocker:
+        """The executor on that engine."""
+        from orchestrator.artifacts.inputs import InputCache
+        from orchestrator.executors.local_docker import LocalDocker
+
+        inputs = InputCache(self.store, self.project.folder / ".mirage" / "cache" / "trees", self.reporter)
+        return LocalDocker(self.engine, self.folders.runs, inputs)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The runs."""
+        from orchestrator.catalog import Catalog
+
+        return Catalog(self.store, self.folders, self.reporter)
+
+    @cached_property
+    def bases(self) -> Bases:
+        """The bases."""
+        from orchestrator.image.base import Bases
+
+        return Bases(self.engine, self.library, self.project.folder, self.reporter)
+
+    @cached_property
+    def recovery(self) -> Recovery:
+        """What dead processes left."""
+        from orchestrator.recover import Recovery
+
+        return Recovery(self.executor, self.store, self.folders, self.reporter)
+
+    def services(self) -> Services:
+        """All that a run works with."""
+        from orchestrator.run import Services
+
+        return Services(
+            project=self.project,
+            store=self.store,
+            library=self.library,
+            engine=self.engine,
+            executor=self.executor,
+            reporter=self.reporter,
+            folders=self.folders,
+        )

@@ -1,0 +1,388 @@
+"""The Engine port on Docker's API (docker, podman's compatible socket): the only file that speaks docker.
+
+A thin adapter: no policy, no retry, foreign exceptions translated. It uses the low-level client, since the
+high-level one asks several more questions per call.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import docker
+import requests
+import urllib3
+
+from orchestrator.digest import CHUNK
+from orchestrator.errors import EngineError
+from orchestrator.executors.endpoint import Endpoint
+from orchestrator.ports import ContainerSpec, ContainerState, EngineInfo, LoadedImage, Reporter
+
+# Seconds for an answer to an ordinary call; waiting and following have none.
+_ANSWER = 120
+
+
+class DockerEngine:
+    """An engine behind an endpoint; connects at the first call."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._connected: Any = None
+        self._info: EngineInfo | None = None
+
+    @property
+    def _api(self) -> Any:
+        """The client, connected; untyped, since the stubs do not cover the low-level calls that we make."""
+        if self._connected is None:
+            try:
+                self._connected = docker.APIClient(
+                    base_url=self._endpoint.url,
+                    version="auto",
+                    timeout=_ANSWER,
+                    tls=_tls(self._endpoint.certificates) if self._endpoint.certificates else False,
+                )
+            except (docker.errors.DockerException, OSError) as error:
+                raise EngineError(
+                    f"the container engine at {self._endpoint.url} ({self._endpoint.origin}) "
+                    f"does not answer: {_reason(error)}",
+                    hint="start it (`make engine` in Mirage's repository, or `systemctl start docker`), "
+                    "or point DOCKER_HOST at one that runs",
+                ) from error
+        return self._connected
+
+    def info(self) -> EngineInfo:
+        """Ask once, then remember."""
+        if self._info is None:
+            with _told("ask the engine about itself"):
+                version = self._api.version()
+                info = self._api.info()
+            security = [str(option) for option in info.get("SecurityOptions") or []]
+            status = {str(row[0]): str(row[1]) for row in info.get("DriverStatus") or []}
+            components = {
+                str(part.get("Name", "")).lower(): str(part.get("Version", ""))
+                for part in version.get("Components") or []
+            }
+            podman = any("podman" in name for name in components)
+            self._info = EngineInfo(
+                name="podman" if podman else "docker",
+                version=str(version.get("Version", "")),
+                api_version=str(version.get("ApiVersion", "")),
+                image_store="containerd"
+                if status.get("driver-type", "").startswith("io.containerd.snapshotter")
+                else "classic",
+                os=str(version.get("Os", "linux")),
+                architecture=_go_architecture(str(version.get("Arch", ""))),
+                kernel=str(version.get("KernelVersion", "")),
+                runc=components.get("runc", ""),
+                rootless=any("rootless" in option for option in security),
+                userns=any("name=userns" in option for option in security),
+                cgroup_version=str(info.get("CgroupVersion", "")),
+                limits_enforced=str(info.get("CgroupDriver", "")) != "none",
+                storage_driver=str(info.get("Driver", "")),
+                cpus=int(info.get("NCPU", 0)),
+                memory=int(info.get("MemTotal", 0)),
+            )
+        return self._info
+
+    def image(self, reference: str) -> LoadedImage | None:
+        """The image, or None where the engine does not have it."""
+        try:
+            with _told(f"look for the image {reference}"):
+                found = self._api.inspect_image(reference)
+        except _Missing:
+            return None
+        return LoadedImage(
+            id=str(found.get("Id", "")),
+            architecture=str(found.get("Architecture") or ""),
+            os=str(found.get("Os") or ""),
+            diff_ids=tuple((found.get("RootFS") or {}).get("Layers") or ()),
+            repo_digests=tuple(found.get("RepoDigests") or ()),
+            env=tuple((found.get("Config") or {}).get("Env") or ()),
+        )
+
+    def load(self, archive: Iterable[bytes]) -> None:
+        """Load a layout archive; EngineError also where the stream tells a failure under HTTP 200."""
+        with _told("load an image"):
+            for line in self._api.load_image(archive, quiet=True):
+                text = str(line.get("error") or line.get("stream") or "")
+                if "error" in line or "Error unpacking" in text:
+                    raise EngineError(f"the engine could not load the image: {text.strip()}")
+
+    def save(self, reference: str) -> Iterator[bytes]:
+        """The image as an archive."""
+        with _told(f"save the image {reference}"):
+            yield from self._api.get_image(reference, chunk_size=CHUNK)
+
+    def pull(self, reference: str, platform: str | None) -> None:
+        """Pull from a registry."""
+        with _told(f"pull {reference}"):
+            for line in self._api.pull(reference, stream=True, decode=True, platform=platform):
+                if "error" in line:
+                    raise EngineError(f"cannot pull {reference}: {line['error']}")
+
+    def tag(self, image_id: str, reference: str) -> None:
+        """Give an image a name."""
+        repository, _, tag = reference.rpartition(":")
+        with _told(f"tag {reference}"):
+            self._api.tag(image_id, repository, tag)
+
+    def remove_image(self, reference: str) -> None:
+        """Remove a name, and the image with its last one; missing is fine."""
+        with suppress(_Missing), _told(f"remove the image {reference}"):
+            self._api.remove_image(reference)
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Create a container; gives its id."""
+        types = docker.types
+        host: dict[str, Any] = {
+            "network_mode": spec.network,
+            "read_only": spec.read_only,
+            "init": spec.init,
+            "pids_limit": spec.pids,
+            "shm_size": spec.shm_size,
+            "security_opt": ["no-new-privileges"],
+            # bind mounts by Mount, never by Binds: those make a missing source silently
+            "mounts": [
+                types.Mount(target=m.target, source=m.source, type="bind", read_only=m.read_only)
+                for m in spec.mounts
+            ]
+            + [types.Mount(target=target, source=name, type="volume") for name, target in spec.volumes],
+            "tmpfs": {t.target: t.options for t in spec.tmpfs},
+            "log_config": types.LogConfig(
+                type=types.LogConfig.types.JSON, config={"max-size": "64m", "max-file": "4"}
+            ),
+            "ulimits": [types.Ulimit(name="core", soft=0, hard=0)],
+        }
+        if spec.drop_capabilities:
+            host["cap_drop"] = ["ALL"]
+        if spec.memory is not None:
+            host["mem_limit"] = host["memswap_limit"] = spec.memory
+        if spec.cpus is not None:
+            host["nano_cpus"] = int(spec.cpus * 1e9)
+        if spec.gpus:
+            host["device_requests"] = [_device_request(spec.gpus)]
+        with _told("create a container"):
+            made = self._api.create_container_from_config(
+                self._api.create_container_config(
+                    image=spec.image,
+                    command=list(spec.argv),
+                    environment=dict(spec.env),
+                    labels=dict(spec.labels),
+                    user=spec.user,
+                    working_dir=spec.working_dir or None,
+                    host_config=self._api.create_host_config(**host),
+                ),
+                name=spec.name,
+            )
+        return str(made["Id"])
+
+    def start(self, container: str) -> None:
+        """Start a created container."""
+        with _told("start the container"):
+            self._api.start(container)
+
+    def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
+        """Follow a container's output from now on."""
+        with _told("attach to the container"):
+            stream = self._api.attach(
+                container, stdout=True, stderr=True, stream=True, logs=False, demux=True
+            )
+        return _named(stream)
+
+    def logs(self, container: str) -> Iterator[tuple[str, bytes]]:
+        """All output that the engine kept so far."""
+        with _told("read the container's log"):
+            stream = self._api.attach(container, stdout=True, stderr=True, stream=True, logs=True, demux=True)
+        return _named(stream)
+
+    def wait(self, container: str) -> None:
+        """Return when the container is no longer running, or when the connection broke."""
+        with suppress(EngineError), _told("wait for the container"):
+            self._api.wait(container, timeout=None)
+
+    def inspect(self, container: str) -> ContainerState | None:
+        """The state, or None where there is no such container."""
+        try:
+            with _told("inspect the container"):
+                return _state(self._api.inspect_container(container))
+        except _Missing:
+            return None
+
+    def stop(self, container: str, grace: float) -> None:
+        """SIGTERM, then SIGKILL after ``grace`` seconds."""
+        with suppress(_Missing), _told("stop the container"):
+            self._api.stop(container, timeout=int(grace))
+
+    def kill(self, container: str) -> None:
+        """SIGKILL now; a container that already ended is fine."""
+        try:
+            with _told("kill the container"):
+                self._api.kill(container)
+        except _Missing:
+            return
+        except EngineError:
+            state = self.inspect(container)
+            if state is not None and state.status == "running":
+                raise
+
+    def remove(self, container: str) -> None:
+        """Remove a container whatever its state; missing is fine."""
+        with suppress(_Missing), _told("remove the container"):
+            self._api.remove_container(container, force=True, v=True)
+
+    def find(self, label: str) -> tuple[ContainerState, ...]:
+        """The containers that carry the label ``name`` or ``name=value``."""
+        with _told("list containers"):
+            found = self._api.containers(all=True, filters={"label": label})
+        states = (self.inspect(str(item["Id"])) for item in found)
+        return tuple(state for state in states if state is not None)
+
+    def run_in(
+        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+    ) -> tuple[int, str]:
+        """Run a command in a running container; its output goes line by line to the reporter."""
+        with _told(f"run {argv[0]} in the container"):
+            made = self._api.exec_create(container, list(argv), environment=dict(env), user="0:0")
+            output: list[str] = []
+            rest = b""
+            for piece in self._api.exec_start(made["Id"], stream=True):
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    output.append(line.decode("utf-8", "replace"))
+                    reporter.detail(output[-1])
+            if rest:
+                output.append(rest.decode("utf-8", "replace"))
+            code = self._api.exec_inspect(made["Id"])["ExitCode"]
+        return int(code if code is not None else -1), "\n".join(output)
+
+    def put(self, container: str, folder: str, files: Iterable[tuple[str, bytes, int]]) -> None:
+        """Put files (name, bytes, mode) into a folder that exists in the container."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, data, mode in files:
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(data), mode
+                tar.addfile(member, io.BytesIO(data))
+        with _told(f"put files into {folder}"):
+            self._api.put_archive(container, folder, packed.getvalue())
+
+    def get(self, container: str, path: str) -> Iterator[bytes]:
+        """The bytes of one file in the container."""
+        with _told(f"get {path}"):
+            stream, _ = self._api.get_archive(container, path, chunk_size=CHUNK)
+            with tarfile.open(fileobj=_Readable(stream), mode="r|") as tar:
+                for member in tar:
+                    body = tar.extractfile(member) if member.isreg() else None
+                    if body is None:
+                        raise EngineError(f"{path} in the container is not a regular file")
+                    while piece := body.read(CHUNK):
+                        yield piece
+                    return
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a named volume; missing is fine."""
+        with suppress(_Missing), _told(f"remove the volume {name}"):
+            self._api.remove_volume(name)
+
+
+class _Missing(EngineError):
+    """The engine has no such object (HTTP 404)."""
+
+
+class _Readable(io.RawIOBase):
+    """A stream of pieces as a file that tarfile can read."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._rest) < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            self._rest += piece
+        size = len(self._rest) if size < 0 else size
+        given, self._rest = self._rest[:size], self._rest[size:]
+        return given
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Translate the library's exceptions; what was attempted comes first in the message."""
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        raise _Missing(f"cannot {what}: {_reason(error)}") from error
+    except docker.errors.APIError as error:
+        reason = _reason(error)
+        hint = None
+        if "no space left" in reason.lower():
+            hint = "the engine's disk is full: `mirage gc`, or `docker system prune`, frees space there"
+        elif "could not select device driver" in reason:
+            hint = (
+                "this engine has no GPU support: install the NVIDIA container toolkit, or run without --gpus"
+            )
+        raise EngineError(f"the engine could not {what}: {reason}", hint=hint) from error
+    except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise EngineError(f"cannot {what}: {_reason(error)}", hint="is the engine still running?") from error
+    except (OSError, tarfile.TarError) as error:
+        raise EngineError(f"cannot {what}: {error}") from error
+
+
+def _tls(folder: str) -> Any:
+    """The docker CLI's certificates: ca.pem, cert.pem and key.pem in one folder."""
+    return docker.tls.TLSConfig(
+        client_cert=(f"{folder}/cert.pem", f"{folder}/key.pem"), ca_cert=f"{folder}/ca.pem", verify=True
+    )
+
+
+def _reason(error: BaseException) -> str:
+    explanation = getattr(error, "explanation", None)
+    return str(explanation or error)
+
+
+def _named(stream: Iterable[tuple[bytes | None, bytes | None]]) -> Iterator[tuple[str, bytes]]:
+    with _told("follow the container's output"):
+        for out, err in stream:
+            if out:
+                yield "stdout", out
+            if err:
+                yield "stderr", err
+
+
+def _state(found: dict[str, Any]) -> ContainerState:
+    state = found.get("State") or {}
+    labels = (found.get("Config") or {}).get("Labels") or {}
+    status = str(state.get("Status", ""))
+    return ContainerState(
+        id=str(found.get("Id", "")),
+        status=status,
+        exit_code=int(state.get("ExitCode", 0)) if status in ("exited", "dead") else None,
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+        started_at=str(state.get("StartedAt") or ""),
+        finished_at=str(state.get("FinishedAt") or ""),
+        labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())),
+    )
+
+
+def _device_request(gpus: tuple[str, ...]) -> Any:
+    """Docker's device request for GPUs: ``all``, ``count=N``, or device ids (moby api, DeviceRequest)."""
+    request = docker.types.DeviceRequest
+    capabilities = [["gpu"]]
+    if gpus == ("all",):
+        return request(count=-1, capabilities=capabilities)
+    if len(gpus) == 1 and gpus[0].startswith("count="):
+        return request(count=int(gpus[0].removeprefix("count=")), capabilities=capabilities)
+    return request(device_ids=list(gpus), capabilities=capabilities)
+
+
+def _go_architecture(name: str) -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)

@@ -1,0 +1,225 @@
+"""The executor on an engine of this machine: binds inputs read-only and an outbox, hardened by default.
+
+Owns what a run's container may do (design section 9). Knows host paths; nothing above it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator import canonical
+from orchestrator.artifacts import outbox
+from orchestrator.artifacts.inputs import InputCache
+from orchestrator.canonical import Json
+from orchestrator.errors import EngineError
+from orchestrator.ports import (
+    ContainerSpec,
+    ContainerState,
+    Ended,
+    Engine,
+    EngineInfo,
+    Mount,
+    RunSpec,
+    Sandbox,
+    Tmpfs,
+)
+
+RUN_LABEL = "flow.mirage.run"
+PIDS = 4096
+# A run started by root is still not root inside: this uid owns its outbox and nothing else on the machine.
+UNPRIVILEGED = 10001
+# Seconds to wait for an engine that went away to come back.
+_RECONNECT = 60.0
+
+
+class LocalDocker:
+    """Runs on one engine; ``runs`` is the project's folder of runs, ``inputs`` the laid-out trees."""
+
+    id = "local-docker"
+
+    def __init__(self, engine: Engine, runs: Path, inputs: InputCache) -> None:
+        self._engine = engine
+        self._runs = runs
+        self._inputs = inputs
+
+    def info(self) -> EngineInfo:
+        """The engine behind it."""
+        return self._engine.info()
+
+    def submit(self, spec: RunSpec) -> tuple[str, Sandbox]:
+        """Lay out the inputs, make the outbox, create the container. Raises EngineError, StoreError."""
+        info = self._engine.info()
+        uid, gid = self._user(info)
+        folder = self._runs / spec.run_id
+        mounts = [*self._lay_out_inputs(folder, spec), *self._accounts(folder, uid, gid)]
+        out = folder / "out"
+        outbox.prepare(out)
+        if os.geteuid() == 0:
+            for path in (out, out / "artifacts"):
+                os.chown(path, uid, gid)
+        mounts.append(Mount(str(out), "/mirage/out", read_only=False))
+        container = ContainerSpec(
+            image=spec.image_id,
+            argv=spec.argv,
+            name=f"mirage-{spec.run_id}",
+            env=spec.env,
+            labels=(
+                (RUN_LABEL, spec.run_id),
+                ("flow.mirage.project", spec.project),
+                ("flow.mirage.journal", str(folder / "journal")),
+            ),
+            user=f"{uid}:{gid}",
+            working_dir="/workspace",
+            network=spec.network,
+            pids=PIDS,
+            shm_size=spec.shm_size,
+            memory=spec.memory,
+            cpus=spec.cpus,
+            gpus=spec.gpus,
+            mounts=tuple(mounts),
+            tmpfs=(
+                # exec: compilers of models (torch.compile, numba) load what they write there
+                Tmpfs("/mirage/tmp", f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}"),
+                Tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"),  # noqa: S108 - the container's own
+            ),
+        )
+        sandbox = Sandbox(
+            user=container.user,
+            read_only_rootfs=container.read_only,
+            capabilities_dropped=container.drop_capabilities,
+            no_new_privileges=True,
+            network=container.network,
+            pids=container.pids,
+            memory=container.memory,
+            cpus=container.cpus,
+            shm_size=container.shm_size,
+            seccomp="default",
+            init=container.init,
+            limits_enforced=info.limits_enforced,
+        )
+        return self._engine.create(container), sandbox
+
+    def _user(self, info: EngineInfo) -> tuple[int, int]:
+        """The caller; root inside a rootless engine, where that is the caller; never root otherwise."""
+        if info.rootless:
+            return 0, 0
+        if info.userns:
+            raise EngineError(
+                "this engine maps users to others (userns-remap), so that a run could not own its outputs",
+                hint="use an engine without userns-remap, or a rootless one",
+            )
+        if os.geteuid() != 0:
+            return os.getuid(), os.getgid()
+        caller, group = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+        if caller.isdigit() and group.isdigit() and int(caller) != 0:
+            return int(caller), int(group)
+        return UNPRIVILEGED, UNPRIVILEGED
+
+    def _lay_out_inputs(self, folder: Path, spec: RunSpec) -> list[Mount]:
+        """The tree of each input at /mirage/in/trees/N, with inputs.json beside them."""
+        listed: dict[str, Json] = {}
+        place: dict[str, int] = {}
+        top = folder / "in"
+        (top / "trees").mkdir(parents=True, exist_ok=True)
+        mounts = []
+        for item in spec.inputs:
+            if item.tree not in place:
+                place[item.tree] = len(place)
+                (top / "trees" / str(place[item.tree])).mkdir(exist_ok=True)
+                source = self._inputs.lay_out(item.tree).resolve()
+                mounts.append(Mount(str(source), f"/mirage/in/trees/{place[item.tree]}", read_only=True))
+            listed[item.written] = {
+                "id": item.id,
+                "path": f"trees/{place[item.tree]}",
+                "entry": item.entry,
+                "digest": item.digest,
+                "format": item.format,
+                "size": item.size,
+                "files": item.files,
+                "metadata": canonical.decode(item.metadata),
+            }
+        text = json.dumps({"schema": "mirage-inputs/1", "inputs": listed}, sort_keys=True)
+        (top / "inputs.json").write_text(text)
+        return [Mount(str(top.resolve()), "/mirage/in", read_only=True), *mounts]
+
+    def _accounts(self, folder: Path, uid: int, gid: int) -> list[Mount]:
+        """passwd and group with the run's user in them: getpwuid must work (torch and getpass call it)."""
+        passwd, group = folder / "passwd", folder / "group"
+        user = "" if uid == 0 else f"mirage:x:{uid}:{gid}:mirage:/mirage/tmp:/bin/sh\n"
+        own = "" if gid == 0 else f"mirage:x:{gid}:\n"
+        nobody = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        passwd.write_text(f"root:x:0:0:root:/root:/bin/sh\n{user}{nobody}")
+        group.write_text(f"root:x:0:\n{own}nogroup:x:65534:\n")
+        return [Mount(str(path.resolve()), f"/etc/{path.name}", read_only=True) for path in (passwd, group)]
+
+    def start(self, handle: str) -> None:
+        """Start it."""
+        self._engine.start(handle)
+
+    def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
+        """Its output; called before ``start`` nothing is missed."""
+        return self._engine.attach(handle)
+
+    def replay(self, handle: str) -> Iterator[tuple[str, bytes]]:
+        """All output so far, and what follows while it runs."""
+        return self._engine.logs(handle)
+
+    def wait(self, handle: str) -> Ended | None:
+        """Block until it has ended; a broken wait is never believed, the container is inspected again."""
+        deadline = None
+        while True:
+            self._engine.wait(handle)
+            try:
+                state = self._engine.inspect(handle)
+            except EngineError:
+                deadline = deadline or time.monotonic() + _RECONNECT
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+                continue
+            deadline = None
+            if state is None:
+                return None
+            if state.status in ("exited", "dead"):
+                return ended(state)
+            time.sleep(0.05)
+
+    def state(self, handle: str) -> ContainerState | None:
+        """Its state now, or None where it is gone."""
+        return self._engine.inspect(handle)
+
+    def cancel(self, handle: str, grace: float) -> None:
+        """Ask it to end; after ``grace`` seconds make it end."""
+        self._engine.stop(handle, grace)
+
+    def kill(self, handle: str) -> None:
+        """End it at once."""
+        self._engine.kill(handle)
+
+    def outbox(self, run_id: str) -> Path:
+        """The folder that is mounted as the run's outbox."""
+        return self._runs / run_id / "out"
+
+    def find(self, run_id: str) -> str | None:
+        """The container of a run, by its label."""
+        found = self._engine.find(f"{RUN_LABEL}={run_id}")
+        return found[0].id if found else None
+
+    def cleanup(self, handle: str | None, run_id: str) -> None:
+        """Remove the container, then the outbox and the mount points."""
+        if handle is not None:
+            self._engine.remove(handle)
+        for name in ("out", "in"):
+            shutil.rmtree(self._runs / run_id / name, ignore_errors=True)
+        for name in ("passwd", "group"):
+            (self._runs / run_id / name).unlink(missing_ok=True)
+
+
+def ended(state: ContainerState) -> Ended:
+    """What a container's last state says of its end."""
+    return Ended(state.exit_code, state.oom_killed, state.error, state.started_at, state.finished_at)

@@ -1,0 +1,320 @@
+"""The life of a run from a created container to a sealed record: the one path for a living and an adopting process.
+
+The container is the durable thing. Whoever holds the run's journal follows it, takes what it saved, and seals one
+record; a process that dies in the middle is replaced by recover.py, which enters the same functions.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator import provenance
+from orchestrator.artifacts.outbox import Outbox
+from orchestrator.artifacts.version import load
+from orchestrator.digest import Digest, of_bytes, of_file
+from orchestrator.errors import EngineError, Interrupted, StoreError
+from orchestrator.hardware import describe
+from orchestrator.journal import Journal, RunFolders, read
+from orchestrator.logspool import LogSpool
+from orchestrator.plan import Plan
+from orchestrator.ports import Ended, Executor, Reporter, Store
+from orchestrator.provenance import Byproduct, Result, ResultOutput
+from orchestrator.reference import RunId, parse_artifact
+
+# How often the outbox is looked at, in seconds.
+POLL = 0.02
+# A store that cannot take an output (no space) is tried again this often and this long.
+STORE_RETRY = 2.0
+STORE_PATIENCE = 60.0
+
+
+class Interrupts:
+    """Counts Ctrl-C and SIGTERM while it is entered; the first asks, the second insists, the third leaves."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.event = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._before[number] = signal.signal(number, self._seen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _seen(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.event.set()
+
+
+def open_outbox(
+    executor: Executor, store: Store, folders: RunFolders, journal: Journal, run_id: RunId, reporter: Reporter
+) -> Outbox:
+    """The run's outbox, telling the journal of each version before the workflow hears of it."""
+    lines = [line for line in read(folders, run_id) if line.get("event") == "published"]
+    return Outbox(
+        executor.outbox(run_id),
+        store,
+        run_id,
+        reporter,
+        published=lambda n, made: journal.write("published", n=n, id=str(made.ref), digest=made.digest),
+        before=[(int(line["n"]), load(store, parse_artifact(str(line["id"])))) for line in lines],
+    )
+
+
+@dataclass(frozen=True)
+class End:
+    """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did."""
+
+    ended: Ended | None
+    stopped: str | None  # "interrupt" | "timeout" | "cancel" | "never-started"
+    killed_after_grace: bool
+
+
+class Follower:
+    """Follows one container to its end: log, outbox, interrupts, timeout."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        handle: str,
+        journal: Journal,
+        outbox: Outbox,
+        spool: LogSpool,
+        reporter: Reporter,
+    ) -> None:
+        self._executor = executor
+        self._handle = handle
+        self._journal = journal
+        self._outbox = outbox
+        self._spool = spool
+        self._reporter = reporter
+        self._done = threading.Event()
+        self._ended: Ended | None = None
+        self._trouble: Exception | None = None
+        self._stopped: str | None = None
+        self._killed = False
+        self._store_trouble_since: float | None = None
+        self._next_poll = 0.0
+
+    def follow(
+        self,
+        output: Iterator[tuple[str, bytes]],
+        interrupts: Interrupts,
+        *,
+        timeout: float | None,
+        grace: float,
+        stopped: str | None = None,
+    ) -> End:
+        """Block until the container has ended and all its output is kept.
+
+        ``stopped`` is what an earlier follower had already asked for. Raises EngineError where the engine
+        does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
+        """
+        self._stopped = stopped
+        started = time.monotonic()
+        reader = threading.Thread(target=self._read, args=(output,), daemon=True)
+        waiter = threading.Thread(target=self._wait, daemon=True)
+        reader.start()
+        waiter.start()
+        while not self._done.wait(POLL):
+            self._poll_outbox()
+            if interrupts.count and self._stopped is None:
+                self._stop("interrupt", grace, "stopping the workflow (once more: kill it now)")
+            elif interrupts.count == 2 and not self._killed:
+                self._killed = True
+                self._journal.write("kill")
+                self._reporter.warn("killing the workflow (once more: leave it to `mirage recover`)")
+                self._apart(lambda: self._executor.kill(self._handle))
+            elif interrupts.count > 2:
+                raise Interrupted(
+                    "left while the container was being stopped", hint="`mirage recover` seals its record"
+                )
+            if timeout is not None and self._stopped is None and time.monotonic() - started > timeout:
+                self._stop("timeout", grace, f"the workflow ran longer than {timeout:g} s: stopping it")
+        waiter.join()
+        reader.join(timeout=10)
+        if self._trouble is not None:
+            raise self._trouble
+        return End(self._ended, self._stopped, self._killed)
+
+    def _stop(self, why: str, grace: float, message: str) -> None:
+        self._stopped = why
+        self._journal.write("stop", why=why)
+        self._reporter.warn(message)
+        self._apart(lambda: self._executor.cancel(self._handle, grace))
+
+    def _apart(self, action: Any) -> None:
+        def guarded() -> None:
+            try:
+                action()
+            except EngineError as error:
+                self._reporter.warn(str(error))
+
+        threading.Thread(target=guarded, daemon=True).start()
+
+    def _read(self, output: Iterator[tuple[str, bytes]]) -> None:
+        try:
+            for stream, data in output:
+                self._spool.write(data)
+                self._reporter.log(stream, data)
+        except EngineError as error:
+            self._reporter.warn(f"the log broke off: {error.message}")
+
+    def _wait(self) -> None:
+        try:
+            self._ended = self._executor.wait(self._handle)
+        except Exception as error:
+            self._trouble = error
+        finally:
+            self._done.set()
+
+    def _poll_outbox(self) -> None:
+        """Take what is ready. A store without space is tried again for a while; then the workflow is told."""
+        now = time.monotonic()
+        if now < self._next_poll:
+            return
+        try:
+            patience_over = (
+                self._store_trouble_since is not None and now - self._store_trouble_since > STORE_PATIENCE
+            )
+            self._outbox.poll(give_up=patience_over)
+            self._store_trouble_since = None
+        except StoreError as error:
+            if self._store_trouble_since is None:
+                self._store_trouble_since = now
+                self._reporter.warn(f"{error}\n  the workflow waits; trying again for {STORE_PATIENCE:.0f} s")
+            self._next_poll = now + STORE_RETRY
+
+
+def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
+    """(status, exit code, signal, reason) of a run, from what the engine says and what we asked for."""
+    if end.stopped == "never-started":
+        return "interrupted", None, None, "mirage-run died before it started the workflow"
+    if end.ended is None:
+        return "lost", None, None, "the container is gone: the engine or the machine lost it"
+    code = end.ended.exit_code
+    name = _signal_name(code)
+    if end.stopped == "interrupt":
+        return "interrupted", code, name, "interrupted by the user"
+    if end.stopped == "cancel":
+        return "interrupted", code, name, "cancelled"
+    if end.stopped == "timeout":
+        return "failed", code, name, "timeout"
+    if code == 0:
+        return "succeeded", 0, None, "a child process ran out of memory" if end.ended.oom_killed else None
+    if end.ended.oom_killed:
+        return "failed", code, name, "out of memory"
+    if end.ended.error:
+        return "failed", code, name, f"the engine could not run it: {end.ended.error}"
+    return "failed", code, name, f"killed by {name}" if name else f"exit code {code}"
+
+
+def _signal_name(code: int | None) -> str | None:
+    if code is None or code <= 128:
+        return None
+    try:
+        return signal.Signals(code - 128).name
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A finished run: its result and the digest of its record."""
+
+    result: Result
+    record: Digest
+
+
+def seal(
+    plan: Plan,
+    end: End,
+    *,
+    store: Store,
+    outbox: Outbox,
+    spool: LogSpool | None,
+    log: Path,
+    journal: Journal,
+    reporter: Reporter,
+    recovered: bool,
+) -> Sealed:
+    """Take what is left, write run.json and the record. The record exists once, whoever seals it.
+
+    Raises StoreError where the store cannot take it; everything stays for `mirage recover`.
+    """
+    journal.write("collect")
+    outbox.poll(give_up=False)
+    unfinished = outbox.unfinished()
+    if unfinished:
+        reporter.warn(f"{unfinished} artifact(s) were begun and not finished: they are not published")
+    metrics, metrics_blob, bad_lines = outbox.metrics()
+    if bad_lines:
+        reporter.warn(f"{bad_lines} line(s) of metrics could not be read")
+    byproducts = list(_log_byproduct(store, spool, log))
+    if metrics_blob is not None:
+        byproducts.append(Byproduct("metrics.jsonl", metrics_blob, (("unreadable", bad_lines),)))
+    events = outbox.events()
+    if events is not None:
+        byproducts.append(Byproduct("events.jsonl", events))
+    byproducts.append(Byproduct("environment.json", plan.installed))
+    status, code, name, reason = classify(end)
+    finished = time.time()
+    result = Result(
+        status=status,
+        exit_code=code,
+        signal=name,
+        reason=reason,
+        oom_killed=bool(end.ended and end.ended.oom_killed),
+        started_at=provenance.rfc3339(plan.begun),
+        finished_at=provenance.rfc3339(finished),
+        seconds=max(0.0, finished - plan.begun),
+        outputs=tuple(
+            ResultOutput(
+                str(o.version.ref),
+                o.version.digest,
+                o.version.manifest.size,
+                o.version.manifest.files,
+                o.version.manifest.format,
+            )
+            for o in outbox.outputs
+            if o.version is not None
+        ),
+        metrics=tuple(sorted(metrics.items())),
+        byproducts=tuple(byproducts),
+        unpublished=tuple(o.problem for o in outbox.outputs if o.problem is not None),
+        recovered=recovered,
+    )
+    run_json = store.put(result.run_json(plan.run_id))
+    record = provenance.statement(
+        plan.run_id, plan.definition(), plan.builder(), describe(), result, run_json
+    )
+    key = provenance.record_key(plan.run_id)
+    journal.write("record", digest=of_bytes(record))
+    if not store.create(key, record):
+        # an earlier follower sealed it and died before it could say so
+        record = store.read(key) or b""
+    return Sealed(result, of_bytes(record))
+
+
+def _log_byproduct(store: Store, spool: LogSpool | None, log: Path) -> Iterator[Byproduct]:
+    dropped = 0
+    if spool is not None:
+        spool.close()
+        dropped = spool.dropped
+    if log.exists() and log.stat().st_size:
+        with log.open("rb") as source:
+            digest = of_file(source)
+        store.put_file(log, digest=digest, link=False)
+        yield Byproduct("log", digest, (("bytes", log.stat().st_size), ("droppedBytes", dropped)))
