@@ -25,6 +25,6 @@ document = json.load(sys.stdin)
 runs = document["runs"] if isinstance(document, dict) else document
 judged = [run for run in runs if run["status"] == "succeeded" and run["metrics"].get("accuracy") is not None]
 best = max(judged, key=lambda run: run["metrics"]["accuracy"])
-run_id, accuracy, config = best["run_id"], best["metrics"]["accuracy"], best["config"]["file"]
+run_id, accuracy, config = best["run_id"], best["metrics"]["accuracy"], best["config"]
 print(f"Run {run_id} is the best of {len(judged)}: accuracy {accuracy:.4f} on the test images, with {config}.")
 '

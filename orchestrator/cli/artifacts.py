@@ -1,0 +1,143 @@
+"""`mirage artifact`: look at artifacts, add files as one, take one out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.terminal import print_json, print_table, readable_size
+from orchestrator.cli.wiring import Workplace
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.version import Version
+    from orchestrator.canonical import Json
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group(context_settings=_HELP)
+def artifact() -> None:
+    """Look at artifacts, add files as one, take one out. An id is KIND:NAME:VERSION."""
+
+
+@artifact.command("ls", context_settings=_HELP)
+@click.argument("pattern", metavar="[PATTERN]", default="*")
+@_JSON
+def ls(pattern: str, as_json: bool) -> None:
+    """List the versions in the store whose id fits PATTERN ('model:*')."""
+    from fnmatch import fnmatchcase
+
+    from orchestrator.artifacts import version
+
+    store = Workplace.here().store
+    found = [version.load(store, ref) for ref in version.every(store) if fnmatchcase(str(ref), pattern)]
+    found.sort(key=lambda each: (each.created, str(each.ref)), reverse=True)
+    if as_json:
+        print_json({"artifacts": [_json(each) for each in found]})
+        return
+    rows = [
+        (str(v.ref), readable_size(v.manifest.size), str(v.manifest.files), v.created, v.run or "-")
+        for v in found
+    ]
+    print_table(("id", "size", "files", "created", "run"), rows)
+
+
+@artifact.command("show", context_settings=_HELP)
+@click.argument("id")
+@_JSON
+def show(id: str, as_json: bool) -> None:
+    """Show one artifact: digest, files, metadata, the run that made it."""
+    from orchestrator import canonical
+    from orchestrator.artifacts import tree, version
+
+    store = Workplace.here().store
+    found = version.resolve(store, id)
+    entries = tree.parse(version.read_verified(store, found.manifest.tree))
+    if as_json:
+        print_json({**_json(found), "tree": [entry.to_json() for entry in entries]})
+        return
+    print(f"{found.ref}")
+    manifest = found.manifest
+    for name, value in (
+        ("digest", found.digest),
+        (
+            "format",
+            manifest.format
+            + (" (a pickle runs code when it is loaded)" if manifest.format == "pickle" else ""),
+        ),
+        ("size", f"{readable_size(manifest.size)} in {manifest.files} file(s)"),
+        ("created", found.created),
+        ("run", found.run or "-"),
+        ("metadata", canonical.encode(canonical.decode(manifest.metadata)).decode()),
+    ):
+        print(f"  {name:<9}{value}")
+    for entry in entries[:50]:
+        print(f"    {entry.path}{'/' if entry.kind == 'd' else ''}  {readable_size(entry.size)}")
+    if len(entries) > 50:
+        print(f"    and {len(entries) - 50} more (--json lists all)")
+
+
+@artifact.command("add", context_settings=_HELP)
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--as", "target", required=True, metavar="KIND:NAME[:VERSION]", help="What it becomes.")
+@_JSON
+def add(path: Path, target: str, as_json: bool) -> None:
+    """Publish a file or folder of this machine as an artifact; without VERSION it gets the next vN."""
+    from orchestrator.artifacts import by_hand
+    from orchestrator.errors import ArtifactError
+    from orchestrator.reference import parse_artifact
+
+    parts = target.split(":")
+    if len(parts) not in (2, 3):
+        raise ArtifactError(f"not an artifact: {target!r} (expected kind:name or kind:name:version)")
+    ref = parse_artifact(target if len(parts) == 3 else f"{target}:v1")
+    made = by_hand.add(
+        Workplace.here().store,
+        path,
+        kind=ref.kind,
+        name=ref.name,
+        version=ref.version if len(parts) == 3 else None,
+    )
+    if as_json:
+        print_json(_json(made))
+    else:
+        print(f"{made.ref}  {made.digest}  {readable_size(made.manifest.size)}")
+
+
+@artifact.command("get", context_settings=_HELP)
+@click.argument("id")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to (default: its file's name, or NAME-VERSION, here).",
+)
+def get(id: str, output: Path | None) -> None:
+    """Copy an artifact's files out of the store, verified; never over something that exists."""
+    from orchestrator.artifacts import by_hand, version
+
+    store = Workplace.here().store
+    found = version.resolve(store, id)
+    target = output or Path(found.manifest.entry or f"{found.ref.name}-{found.ref.version}")
+    by_hand.copy_out(store, found, target)
+    print(target)
+
+
+def _json(found: Version) -> dict[str, Json]:
+    from orchestrator import canonical
+
+    manifest = found.manifest
+    return {
+        "id": str(found.ref),
+        "digest": found.digest,
+        "format": manifest.format,
+        "entry": manifest.entry,
+        "size": manifest.size,
+        "files": manifest.files,
+        "created": found.created,
+        "run": found.run,
+        "metadata": canonical.decode(manifest.metadata),
+    }
