@@ -7,15 +7,15 @@ IN_VENV := env PATH="$(CURDIR)/.venv/bin:$$PATH"
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint engine stress bench clean venv machine
+.PHONY: help demo test lint engine stress bench clean venv tools test-tools
 
 help:  ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
-demo: venv machine  ## run the example: data, two experiments, and which was best
+demo: venv tools  ## run the example: data, two experiments, and which was best
 	@$(ENGINE) exec -- $(IN_VENV) bash examples/digits/demo.sh
 
-test: lint machine  ## lint, then all tests, against a real engine
+test: lint test-tools  ## lint, then all tests, against a real engine
 	@$(ENGINE) exec -- $(IN_VENV) pytest
 
 lint: venv  ## ruff and mypy
@@ -26,10 +26,10 @@ lint: venv  ## ruff and mypy
 engine:  ## make sure that a container engine runs, and leave it running
 	@$(ENGINE) up
 
-stress: venv machine  ## the slow and violent tests
+stress: venv test-tools  ## the slow and violent tests
 	@$(ENGINE) exec -- $(IN_VENV) pytest -m stress tests/stress
 
-bench: venv machine  ## the measurements behind the figures in docs
+bench: venv test-tools  ## the measurements behind the figures in docs
 	@$(ENGINE) exec -- $(IN_VENV) python -m bench
 
 clean:  ## remove .venv and the tools' caches
@@ -39,5 +39,8 @@ clean:  ## remove .venv and the tools' caches
 venv:
 	@$(PYTHON) scripts/venv.py
 
-machine:
+tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap
+
+test-tools:
+	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry strace

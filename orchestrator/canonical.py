@@ -16,12 +16,12 @@ Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json
 def encode(value: Json) -> bytes:
     """The canonical bytes of a JSON value.
 
-    Raises ConfigError for what JSON cannot hold exactly: NaN, infinities, integers beyond 2^53
-    (RFC 8785 section 3.2.2.3, RFC 7493 section 2.2).
+    Raises ConfigError for what JSON cannot hold exactly: NaN, infinities, integers beyond 2^53, half a
+    surrogate pair (RFC 8785 sections 3.2.2.2 and 3.2.2.3, RFC 7493 sections 2.1 and 2.2).
     """
     try:
         return rfc8785.dumps(value)
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ConfigError(
             f"a value has no exact JSON form: {error}",
             hint="write large integers and special floats as strings",
@@ -34,6 +34,15 @@ def digest(value: Json) -> Digest:
 
 
 def decode(data: bytes | str) -> Json:
-    """Parse JSON; raises ValueError as json.loads does."""
-    result: Json = json.loads(data)
+    """Parse JSON; raises ValueError as json.loads does.
+
+    A number beyond the exact integers is a float, since only a float was ever written that way (`1e17` becomes
+    `100000000000000000`); so what was read can be written again.
+    """
+    result: Json = json.loads(data, parse_int=_number)
     return result
+
+
+def _number(text: str) -> int | float:
+    value = int(text)
+    return value if abs(value) < 2**53 else float(text)

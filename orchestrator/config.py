@@ -44,18 +44,22 @@ __all__ = [
     "load_project",
 ]
 
-_PROJECT_FILE = ".mirage/project.yaml"
+PROJECT_FILE = ".mirage/project.yaml"
 _BLOCK = "mirage"
 _EXAMPLE = 'a config is a mapping such as `training: {lr: 1e-3}` or `data: {train: "dataset:digits:v1"}`'
 
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with project.yaml: where it is, what the file says, and the file's own bytes."""
+    """A folder with project.yaml: where it is, what the file says, and the file's own bytes.
+
+    ``named``: the file gives the project's name; without, it is the folder's, which differs between clones.
+    """
 
     folder: Path
     settings: ProjectSettings
     source: bytes
+    named: bool
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Config:
     ``path`` is relative to the project; ``raw`` the file as it is; ``visible`` what the workflow finds under that
     path (the file itself unless `--set` changed a value); ``canonical`` the values without the `mirage:` block as
     RFC 8785 JSON, and ``digest`` its digest; ``inputs`` the artifact ids in it, each once, in order of appearance.
+    ``settings`` are those of this call, ``committed`` those that the commit alone gives, without any option.
     ``raw`` and ``canonical`` decide ``visible``, so that one config digest of one commit makes one image.
     """
 
@@ -75,6 +80,7 @@ class Config:
     digest: Digest
     inputs: tuple[str, ...]
     settings: ProjectSettings
+    committed: ProjectSettings
 
     def values(self) -> dict[str, Any]:
         """The resolved values, a fresh copy."""
@@ -85,10 +91,10 @@ def find_project(start: Path) -> Path:
     """The nearest folder with `.mirage/project.yaml`, from ``start`` upwards. Raises ConfigError."""
     place = start.resolve()
     for folder in (place, *place.parents):
-        if (folder / _PROJECT_FILE).is_file():
+        if (folder / PROJECT_FILE).is_file():
             return folder
     raise ConfigError(
-        f"no project here: neither {place} nor a folder above it has {_PROJECT_FILE}",
+        f"no project here: neither {place} nor a folder above it has {PROJECT_FILE}",
         hint="`mirage init` makes a project, or change into one",
     )
 
@@ -96,10 +102,12 @@ def find_project(start: Path) -> Path:
 def load_project(folder: Path) -> Project:
     """Read project.yaml. Raises ConfigError with file and line for what it cannot take."""
     folder = folder.resolve()
-    source = _read(folder / _PROJECT_FILE, _PROJECT_FILE, hint=lambda: "`mirage init` makes a project")
-    document = yamlcore.parse(source, _PROJECT_FILE)
+    source = _read(folder / PROJECT_FILE, PROJECT_FILE, hint=lambda: "`mirage init` makes a project")
+    document = yamlcore.parse(source, PROJECT_FILE)
     defaults = ProjectSettings(project=layers.default_project(folder.name))
-    return Project(folder, layers.apply(defaults, [Layer(document.value, document.at)]), source)
+    settings = layers.apply(defaults, [Layer(document.value, document.at)])
+    named = isinstance(document.value, dict) and document.value.get("project") is not None
+    return Project(folder, settings, source, named)
 
 
 def load_config(
@@ -147,6 +155,7 @@ def load_config(
         digest=of_bytes(canonical),
         inputs=tuple(dict.fromkeys(_inputs(values, document, changed))),
         settings=layers.apply(project.settings, settings),
+        committed=layers.apply(project.settings, settings[:1]),
     )
 
 

@@ -20,6 +20,7 @@ _SETTINGS = (
     "safe.directory=*",
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
+    "core.splitIndex=false",  # an index of our own must not leave a `sharedindex.*` in the repository
     "protocol.allow=never",
     "protocol.ext.allow=never",
     "core.safecrlf=false",
@@ -31,7 +32,6 @@ _SETTINGS = (
 _ENVIRONMENT = {
     "LC_ALL": "C",
     "GIT_ALLOW_PROTOCOL": "none",
-    "GIT_LITERAL_PATHSPECS": "1",
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_OPTIONAL_LOCKS": "0",
@@ -51,8 +51,8 @@ _KEPT = (
 )
 
 # git-config(1), "SCOPES": `local` and `worktree` come with the repository, the others are the user's own.
-_FOREIGN_SCOPES = ("local", "worktree")
-_ASKED = r"^(filter\..*|lfs\.extension\..*|remote\.origin\.url)$"
+_FOREIGN_SCOPES = (b"local", b"worktree")
+_ASKED = r"^(filter\..*|hook\..*|lfs\.extension\..*|remote\.origin\.url)$"
 # What `git lfs install` writes; `git lfs install --local` (as CI does) must go on working.
 _LFS = {"clean": "git-lfs clean -- %f", "process": "git-lfs filter-process", "required": "true"}
 
@@ -61,8 +61,8 @@ _LFS = {"clean": "git-lfs clean -- %f", "process": "git-lfs filter-process", "re
 class Settings:
     """What a repository's config says that matters here.
 
-    ``overrides`` are further settings (``name=value``) for calls that could run a filter; ``inert`` names the
-    filters that they switch off, because the repository's own config defines them.
+    ``overrides`` are further settings (``name=value``) for calls that could run a filter or a hook; ``inert``
+    names the filters that they switch off, because the repository's own config defines them.
     """
 
     remote: str | None
@@ -84,7 +84,7 @@ def run(
     dropped = [name for name in os.environ if name.startswith("GIT_") and name not in _KEPT]
     try:
         return run_program([*argv, *words], env={**_ENVIRONMENT, **(env or {})}, without=dropped, stdin=stdin)
-    except ProgramMissing as error:
+    except (ProgramMissing, PermissionError) as error:
         raise SourceError(
             "git is not installed", hint="install it, for example: apt-get install git"
         ) from error
@@ -100,16 +100,29 @@ def ask(
     """The output of one git command. Raises SourceError with git's own words where it fails."""
     done = run(folder, *words, settings=settings, env=env, stdin=stdin)
     if done.code != 0:
-        raise SourceError(f"`git {words[0]}` failed in {folder} (code {done.code}): {done.complaint}")
+        raise SourceError(
+            f"`git {words[0]}` failed in {folder} (code {done.code}): {done.complaint}",
+            hint=_hint(done.complaint),
+        )
     return done.stdout
 
 
+def _hint(complaint: str) -> str | None:
+    """The next step for the complaints that have one."""
+    if "git-lfs" in complaint:
+        return "a file has the attribute `filter=lfs`: install git-lfs"
+    if "missing" in complaint or "promisor" in complaint or "unable to read" in complaint:
+        return "a partial or damaged clone: fetch it whole, `git fetch --refetch` or a new clone"
+    return None
+
+
 def settings(folder: Path) -> Settings:
-    """Read a repository's config and switch off the filters that it defines itself.
+    """Read a repository's config and switch off the filters that it defines itself, and every hook.
 
     A `filter.<name>.clean` is a program that `git status` and `git update-index` start. The user's own (global
     or system config) are kept; the repository's own are not run, except that `lfs` is put back to what
-    `git lfs install` writes. Raises SourceError for a filter that cannot be switched off.
+    `git lfs install` writes. `hook.<name>.command` (newer gits) is a hook that `core.hooksPath` does not turn
+    off. Raises SourceError for a filter or hook that cannot be switched off.
     """
     done = run(folder, "config", "--null", "--show-scope", "--get-regexp", _ASKED)
     if done.code not in (0, 1):  # 1: nothing found
@@ -117,34 +130,45 @@ def settings(folder: Path) -> Settings:
             f"git cannot read the config of {folder}: {done.complaint}", hint="Mirage needs git 2.26 or newer"
         )
     remote: str | None = None
-    local: set[str] = set()
+    filters: set[str] = set()
+    hooks: set[str] = set()
     extended = False
-    fields = done.stdout.decode("utf-8", "surrogateescape").split("\0")
+    fields = done.stdout.split(b"\0")
     for scope, item in zip(fields[0::2], fields[1::2], strict=False):
-        key, _, value = item.partition("\n")
-        if key == "remote.origin.url":
-            remote = remote or public_url(value)
-        elif scope in _FOREIGN_SCOPES:
-            if key.startswith("lfs.extension."):
-                extended = True
-            else:
-                local.add(key[len("filter.") : key.rindex(".")] if key.count(".") > 1 else "")
-    local.discard("")
+        key, _, value = item.partition(b"\n")
+        section, _, rest = os.fsdecode(key).partition(".")
+        name, dotted, _ = rest.rpartition(".")  # `[filter ""]` is a filter too: its name is empty
+        if section == "remote":
+            remote = remote or public_url(printable(value))
+        elif section == "hook" and dotted:
+            hooks.add(name)
+        elif scope not in _FOREIGN_SCOPES or not dotted:
+            continue
+        elif section == "lfs":
+            extended = True
+        else:
+            filters.add(name)
     if extended:
-        local.add("lfs")
-    overrides: list[str] = []
-    for name in sorted(local):
-        if "=" in name:
+        filters.add("lfs")
+    for name in sorted(filters | hooks):
+        if "=" in name:  # `-c name=value` ends the name at the first one
             raise SourceError(
-                f"the repository's config defines a filter with a `=` in its name: {name!r}",
-                hint="remove it with: git config --remove-section",
+                f"the config of {folder} defines a filter or hook with a `=` in its name: {name!r}",
+                hint="take that section out of the config file",
             )
+    overrides = [f"hook.{name}.enabled=false" for name in sorted(hooks)]
+    for name in sorted(filters):
         values = _LFS if name == "lfs" and not extended else {}
         overrides += (f"filter.{name}.clean={values.get('clean', '')}", f"filter.{name}.smudge=")
         overrides += (f"filter.{name}.process={values.get('process', '')}",)
         overrides += (f"filter.{name}.required={values.get('required', 'false')}",)
-    inert = tuple(sorted(name for name in local if name != "lfs" or extended))
-    return Settings(remote, tuple(overrides), inert)
+    inert = tuple(sorted(name for name in filters if name != "lfs" or extended))
+    return Settings(remote or None, tuple(overrides), inert)
+
+
+def printable(name: bytes) -> str:
+    """A name as text that any JSON can hold: bytes that are not UTF-8 become `\\xNN`."""
+    return name.decode("utf-8", "backslashreplace")
 
 
 def public_url(url: str) -> str:

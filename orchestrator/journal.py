@@ -8,14 +8,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.errors import StoreError
 from orchestrator.reference import RunId, parse_run_id
+
+# How often a run that seems to be held is asked for again before it is left alone.
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,13 @@ class RunFolders:
     def unfinished(self) -> list[RunId]:
         """The runs whose record is not sealed yet: alive, or left behind by a dead process."""
         try:
-            return [parse_run_id(name) for name in sorted(os.listdir(self.open))]
+            names = sorted(os.listdir(self.open))
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StoreError(f"cannot list the open runs in {self.open}: {error.strerror}") from error
+        # a process that died while it wrote a marker left a file of another name
+        return [parse_run_id(name) for name in names if not name.startswith(".")]
 
 
 class Busy(Exception):
@@ -48,13 +57,21 @@ class Journal:
         self._folders = folders
         self._run_id = run_id
         self._lock = lock
-        self._file = (folders.of(run_id) / "journal").open("ab", buffering=0)
+        self._file = (folders.of(run_id) / "journal").open("a+b", buffering=0)
+        # A line that a dead process left torn must not swallow ours.
+        self._torn = (
+            self._file.tell() > 0 and os.pread(self._file.fileno(), 1, self._file.tell() - 1) != b"\n"
+        )
 
     def write(self, event: str, **fields: Any) -> None:
         """Add a line; it is on disk when this returns. Raises StoreError."""
-        line = json.dumps({"event": event, "time": time.time(), **fields}, sort_keys=True)
+        line = json.dumps({"event": event, "time": time.time(), **fields}, sort_keys=True).encode() + b"\n"
         try:
-            self._file.write(line.encode() + b"\n")
+            view = memoryview(b"\n" + line if self._torn else line)
+            self._torn = True
+            while view:
+                view = view[self._file.write(view) :]
+            self._torn = False
             os.fsync(self._file.fileno())
         except OSError as error:
             raise StoreError(
@@ -75,35 +92,66 @@ class Journal:
 
 
 def begin(folders: RunFolders, run_id: RunId, plan: bytes) -> Journal:
-    """Open a new run: its folder with the plan in it, then the marker, each durable in that order."""
+    """Open a new run: its folder with the plan in it, the marker, and the line `begun`, durable in that order.
+
+    A process that dies before that line leaves something for ``forget``; after it, a run to recover.
+    Raises StoreError, and leaves nothing of the run then.
+    """
     folder = folders.of(run_id)
-    try:
-        folders.open.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(parents=True)
-        lock = _locked(folder)
-        write_durably(folder / "plan.json", plan)
-        journal = Journal(folders, run_id, lock)
-        journal.write("begun")
-        write_durably(folders.open / run_id, b"")
-        for parent in (folder, folders.runs, folders.open):
-            sync_folder(parent)
-    except OSError as error:
-        raise StoreError(
-            f"cannot begin a run in {folder}: {error.strerror}", hint="is there space left?"
-        ) from error
+    with ExitStack() as undo:
+        try:
+            for parent in (folders.runs, folders.open):
+                _make_durably(parent)
+            folder.mkdir()
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            lock = undo.enter_context(_locked(folder))
+            write_durably(folder / "plan.json", plan)
+            undo.callback((folders.open / run_id).unlink, missing_ok=True)
+            write_durably(folders.open / run_id, b"")
+            journal = Journal(folders, run_id, lock)
+            undo.callback(journal.release)
+            for parent in (folder, folders.runs, folders.open):
+                sync_folder(parent)
+            journal.write("begun")
+        except OSError as error:
+            raise StoreError(
+                f"cannot begin a run in {folder}: {error.strerror}",
+                hint="is there space left, and is the folder yours?",
+            ) from error
+        undo.pop_all()
     return journal
 
 
 def take_over(folders: RunFolders, run_id: RunId) -> Journal:
     """Hold a run that a dead process left. Raises Busy where its process, or another recoverer, is alive."""
-    return Journal(folders, run_id, _locked(folders.of(run_id)))
+    folder = folders.of(run_id)
+    for _ in range(_TRIES):
+        try:
+            lock = _locked(folder)
+            break
+        except Busy:
+            time.sleep(0.02)  # it may be held for a moment only, by ``is_held``
+    else:
+        lock = _locked(folder)
+    try:
+        return Journal(folders, run_id, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def forget(folders: RunFolders, run_id: RunId) -> None:
+    """Remove what a process left that died before it had begun a run."""
+    shutil.rmtree(folders.of(run_id), ignore_errors=True)
+    (folders.open / run_id).unlink(missing_ok=True)
 
 
 def is_held(folders: RunFolders, run_id: RunId) -> bool:
     """Whether a living process holds the run."""
     try:
-        _locked(folders.of(run_id)).close()
-    except Busy:
+        with (folders.of(run_id) / "lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who ask do not see each other
+    except BlockingIOError:
         return True
     except OSError:
         return False
@@ -132,17 +180,32 @@ def _locked(folder: Path) -> BinaryIO:
     except BlockingIOError as error:
         handle.close()
         raise Busy(folder.name) from error
+    except BaseException:
+        handle.close()
+        raise
     return handle
+
+
+def _make_durably(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_durably(folder.parent)
+        folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a whole file: a reader sees the old one, the new one, or none, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as sink:
-        sink.write(data)
-        sink.flush()
-        os.fsync(sink.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as sink:
+            sink.write(data)
+            sink.flush()
+            os.fsync(sink.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

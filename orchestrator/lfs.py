@@ -9,7 +9,9 @@ from pathlib import Path
 
 # spec.md, "The Pointer": keys sorted after `version`, one each, and less than 1024 bytes in all.
 _POINTER = re.compile(
-    rb"version https://git-lfs\.github\.com/spec/v1\n"
+    # The two other addresses were git-lfs's own before its first release; git-lfs still reads them.
+    rb"version (?:https://git-lfs\.github\.com/spec/v1|https://hawser\.github\.com/spec/v1"
+    rb"|http://git-media\.io/v/2)\n"
     rb"((?:ext-[0-9]-[^\n]* sha256:[0-9a-f]{64}\n)*)"
     rb"oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n?"
 )
@@ -31,13 +33,25 @@ def parse_pointer(data: bytes) -> Pointer | None:
     return Pointer(found[2].decode(), int(found[3]), bool(found[1])) if found else None
 
 
-def read_object(common_dir: Path, pointer: Pointer) -> bytes | None:
-    """The content behind a pointer, from the clone's own LFS objects; None where it is absent or damaged."""
-    path = common_dir / "lfs" / "objects" / pointer.oid[:2] / pointer.oid[2:4] / pointer.oid
+def has_object(folder: Path, pointer: Pointer) -> bool:
+    """Whether a clone's LFS folder has an object of the pointer's size; ``read_object`` checks its bytes."""
     try:
-        data = path.read_bytes()
+        found = _path(folder, pointer).stat()
+    except OSError:
+        return False
+    return found.st_size == pointer.size
+
+
+def read_object(folder: Path, pointer: Pointer) -> bytes | None:
+    """The content behind a pointer, from a clone's LFS folder; None where it is absent or damaged."""
+    try:
+        data = _path(folder, pointer).read_bytes()
     except OSError:
         return None
     if len(data) != pointer.size or hashlib.sha256(data).hexdigest() != pointer.oid:
         return None
     return data
+
+
+def _path(folder: Path, pointer: Pointer) -> Path:
+    return folder / "objects" / pointer.oid[:2] / pointer.oid[2:4] / pointer.oid

@@ -33,6 +33,8 @@ POLL = 0.02
 # A store that cannot take an output (no space) is tried again this often and this long.
 STORE_RETRY = 2.0
 STORE_PATIENCE = 60.0
+# Seconds without a new byte after which the log of an ended container is taken as complete.
+LOG_PATIENCE = 10.0
 
 
 class Interrupts:
@@ -75,11 +77,14 @@ def open_outbox(
 
 @dataclass(frozen=True)
 class End:
-    """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did."""
+    """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did.
+
+    ``trouble`` is what kept the workflow from being started, where that was not the user.
+    """
 
     ended: Ended | None
     stopped: str | None  # "interrupt" | "timeout" | "cancel" | "never-started"
-    killed_after_grace: bool
+    trouble: str | None = None
 
 
 class Follower:
@@ -144,10 +149,20 @@ class Follower:
             if timeout is not None and self._stopped is None and time.monotonic() - started > timeout:
                 self._stop("timeout", grace, f"the workflow ran longer than {timeout:g} s: stopping it")
         waiter.join()
-        reader.join(timeout=10)
+        self._drain(reader)
         if self._trouble is not None:
             raise self._trouble
-        return End(self._ended, self._stopped, self._killed)
+        return End(self._ended, self._stopped)
+
+    def _drain(self, reader: threading.Thread) -> None:
+        """Wait for the rest of the log, however long it is, as long as it keeps coming."""
+        quiet, seen = 0.0, -1
+        while reader.is_alive() and quiet < LOG_PATIENCE:
+            quiet = quiet + 0.5 if self._spool.total == seen else 0.0
+            seen = self._spool.total
+            reader.join(timeout=0.5)
+        if reader.is_alive():
+            self._reporter.warn("the engine stopped sending the log before its end: the rest is not kept")
 
     def _stop(self, why: str, grace: float, message: str) -> None:
         self._stopped = why
@@ -200,6 +215,8 @@ class Follower:
 
 def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
     """(status, exit code, signal, reason) of a run, from what the engine says and what we asked for."""
+    if end.trouble is not None:
+        return "failed", None, None, end.trouble
     if end.stopped == "never-started":
         return "interrupted", None, None, "mirage-run died before it started the workflow"
     if end.ended is None:

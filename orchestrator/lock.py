@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes
@@ -21,7 +21,9 @@ from orchestrator.errors import LockError, at_line
 KNOWN = ("requirements.txt", "poetry.lock", "Pipfile.lock", "uv.lock", "pylock.toml")
 _HASH = re.compile(r"--hash[= ]\s*(\S+)")
 _HASH_VALUE = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
-_PIN_COMMAND = "pin everything with `uv pip compile requirements.in -o requirements.txt` or `pip freeze`"
+_PYLOCK = re.compile(r"pylock\.[^.]+\.toml")  # PEP 751, "File Name"
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_USERINFO = re.compile(r"//[^/\s]*@")
 
 
 @dataclass(frozen=True)
@@ -97,111 +99,164 @@ def choose(present: Sequence[str], wanted: str) -> str:
     return found[0]
 
 
-def parse(path: str, content: bytes) -> Lock:
-    """Parse a lock file; raises LockError with file and line for what is not pinned or not understood."""
+def parse(path: str, content: bytes, unpinned: str = "refuse") -> Lock:
+    """Parse a lock file; raises LockError with file and line for what is not pinned or not understood.
+
+    ``unpinned`` is `environment.unpinned` of the settings: what to do with lines that pin nothing.
+    """
     name = path.rpartition("/")[2]
-    if name in KNOWN[1:]:
+    if name in KNOWN[1:] or _PYLOCK.fullmatch(name):
         raise LockError(
             f"{path} cannot be read by this version of Mirage",
             hint="export it to a pinned requirements.txt "
             "(`uv export`, `poetry export`, `pipenv requirements`) and name that under `environment: {lock: ...}`",
         )
-    return _requirements(path, content)
+    return _requirements(path, content, unpinned)
 
 
-def _requirements(path: str, content: bytes) -> Lock:
+def _requirements(path: str, content: bytes, unpinned: str) -> Lock:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LockError(f"{path} is not UTF-8: {error}", hint="save it as UTF-8") from error
     packages: list[Pinned] = []
-    unpinned: list[str] = []
+    loose: list[str] = []
     for number, line in _logical_lines(text):
-        where = at_line(path, number)
-        if line.startswith("-"):
-            raise LockError(
-                f"{where}: {line.split()[0]} is not supported in a lock: {line!r}",
-                hint="write the packages out, pinned, in this one file; "
-                "index settings belong to pip's or uv's own configuration, which is handed to the build",
-            )
-        hashes = tuple(sorted(set(_HASH.findall(line))))
-        body = _HASH.sub("", line).strip()
-        if "--" in body:
-            raise LockError(f"{where}: an option that is not supported in a lock: {body!r}")
-        for value in hashes:
-            if not _HASH_VALUE.fullmatch(value):
-                raise LockError(f"{where}: not a hash: {value!r} (expected sha256: and 64 hex digits)")
-        try:
-            requirement = Requirement(body)
-        except InvalidRequirement as error:
-            raise LockError(f"{where}: not a requirement: {body!r} ({error})") from error
-        if requirement.url is not None:
-            raise LockError(
-                f"{where}: {requirement.name} comes from a URL or a path, which is not supported in a lock",
-                hint="pin a released version: name==version",
-            )
-        version = _exact(requirement)
-        if version is None:
-            unpinned.append(f"{where}: {body}")
-            continue
-        packages.append(
-            Pinned(
-                name=canonicalize_name(requirement.name),
-                version=version,
-                extras=tuple(sorted(requirement.extras)),
-                marker=_marker(requirement.marker),
-                hashes=hashes,
-                line=number,
-            )
-        )
-    if unpinned:
+        pinned = _pinned(path, number, line)
+        if pinned is None:
+            loose.append(f"{at_line(path, number)}: {line}")
+        else:
+            packages.append(pinned)
+    if loose:
+        also = " (`unpinned: resolve` is not supported by this version of Mirage)"
         raise LockError(
-            "not pinned to one version each:\n" + "\n".join(f"  {u}" for u in unpinned), hint=_PIN_COMMAND
+            f"not pinned to one version each{also if unpinned == 'resolve' else ''}:\n"
+            + "\n".join(f"  {each}" for each in loose),
+            hint=f"pin everything with `uv pip compile --generate-hashes {path} -o {path}`, "
+            "or write down what is installed with `pip freeze`; then commit it",
         )
-    _check_twice(path, packages)
-    packages.sort(key=lambda p: (p.name, p.version, p.marker or ""))
-    return Lock("requirements", path, of_bytes(content), tuple(packages))
+    return Lock("requirements", path, of_bytes(content), _merged(path, packages))
+
+
+def _pinned(path: str, number: int, line: str) -> Pinned | None:
+    """What a logical line pins; None where it allows more than one version. Raises LockError."""
+    where = at_line(path, number)
+    if line.startswith("-"):
+        word = line.split()[0].partition("=")[0]
+        raise LockError(f"{where}: not supported in a lock: {_shown(line)}", hint=_instead_of(word))
+    hashes = tuple(sorted(set(_HASH.findall(line))))
+    body = _HASH.sub("", line).strip()
+    for value in hashes:
+        if not _HASH_VALUE.fullmatch(value):
+            raise LockError(
+                f"{where}: not a hash: {value!r} (expected sha256: and 64 lower-case hex digits)",
+                hint=f"write the hashes with `uv pip compile --generate-hashes {path} -o {path}`",
+            )
+    if re.search(r"(^|\s)--", body):
+        raise LockError(
+            f"{where}: an option that is not supported in a lock: {_shown(body)}",
+            hint="only --hash may follow a package",
+        )
+    try:
+        requirement = Requirement(body)
+    except InvalidRequirement as error:
+        # packaging repeats the line under its message, and with it any password in a URL
+        reason = str(error).splitlines()[0]
+        raise LockError(
+            f"{where}: not a requirement: {_shown(body)} ({_shown(reason)})", hint="write it as name==version"
+        ) from None
+    if requirement.url is not None:
+        raise LockError(
+            f"{where}: {requirement.name} comes from a URL or a path, which is not supported in a lock",
+            hint=f"pin a released version ({requirement.name}==VERSION); "
+            "`pip list --format=freeze` writes versions where `pip freeze` writes paths",
+        )
+    version = _exact(where, requirement)
+    if version is None:
+        return None
+    return Pinned(
+        name=canonicalize_name(requirement.name),
+        version=version,
+        extras=tuple(sorted({canonicalize_name(extra) for extra in requirement.extras})),
+        marker=None if requirement.marker is None else str(requirement.marker),
+        hashes=hashes,
+        line=number,
+    )
+
+
+def _instead_of(word: str) -> str:
+    """What to do about an option line."""
+    if word in ("-e", "--editable"):
+        return (
+            "the project's own code is part of the image without being installed: leave it out "
+            "(`uv export --no-emit-project`, `pip freeze --exclude-editable`); anything else needs a released version"
+        )
+    if word.startswith(("-r", "-c", "--requirement", "--constraint")):
+        return "write all packages out, pinned, in this one file"
+    if word == "--hash":
+        return "a comment ended the package's line: put the hashes right below the package, before comments"
+    if word.startswith(("-i", "-f", "--index", "--extra-index", "--find-links", "--no-index", "--trusted")):
+        return "index settings belong to pip's or uv's own configuration, which is handed to the build"
+    return "a lock lists packages as name==version, with --hash at most"
+
+
+def _shown(text: str) -> str:
+    """Text of the lock for a message, without user names and passwords of its URLs."""
+    return repr(_USERINFO.sub("//", text))
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines joined at their backslashes, without comments and blank ones, with their first line's number."""
+    """Lines joined at their backslashes, without comments and blank ones, with their first line's number.
+
+    A backslash inside a comment joins nothing: pip would drop the next line with the comment, unseen.
+    """
     pending, start = "", 0
     for number, line in enumerate(text.splitlines(), 1):
         if not pending:
             start = number
-        if line.rstrip().endswith("\\") and not line.lstrip().startswith("#"):
+        bare = _COMMENT.sub("", line)
+        if bare == line and line.rstrip().endswith("\\"):
             pending += line.rstrip()[:-1] + " "
             continue
-        whole = re.sub(r"(^|\s)#.*$", "", pending + line).strip()
+        whole = (pending + bare).strip()
         pending = ""
         if whole:
             yield start, whole
-    whole = re.sub(r"(^|\s)#.*$", "", pending).strip()
-    if whole:
-        yield start, whole
+    if pending.strip():
+        yield start, pending.strip()
 
 
-def _exact(requirement: Requirement) -> str | None:
-    """The one version that a requirement allows, or None."""
+def _exact(where: str, requirement: Requirement) -> str | None:
+    """The one version that a requirement allows, in its normal form (PEP 440), or None."""
     specifiers = list(requirement.specifier)
     if len(specifiers) != 1:
         return None
     only = specifiers[0]
     if only.operator not in ("==", "===") or only.version.endswith(".*"):
         return None
-    return only.version
+    try:
+        return str(Version(only.version))
+    except InvalidVersion:
+        raise LockError(
+            f"{where}: {requirement.name} is pinned to {only.version!r}, which is not a version (PEP 440)",
+            hint="pin a released version: name==version",
+        ) from None
 
 
-def _marker(marker: Marker | None) -> str | None:
-    return None if marker is None else str(marker)
-
-
-def _check_twice(path: str, packages: Sequence[Pinned]) -> None:
-    seen: dict[tuple[str, str | None], Pinned] = {}
+def _merged(path: str, packages: Sequence[Pinned]) -> tuple[Pinned, ...]:
+    """The packages in order, lines that pin the same version under the same marker made one."""
+    found: dict[tuple[str, str | None], Pinned] = {}
     for package in packages:
-        earlier = seen.setdefault((package.name, package.marker), package)
-        if earlier is not package and earlier.version != package.version:
+        earlier = found.setdefault((package.name, package.marker), package)
+        if Version(earlier.version) != Version(package.version):
             raise LockError(
                 f"{at_line(path, package.line)}: {package.name} is pinned twice: "
-                f"{earlier.version} (line {earlier.line}) and {package.version}"
+                f"{earlier.version} (line {earlier.line}) and {package.version}",
+                hint="keep one of the two lines",
             )
+        found[package.name, package.marker] = replace(
+            earlier,
+            extras=tuple(sorted({*earlier.extras, *package.extras})),
+            hashes=tuple(sorted({*earlier.hashes, *package.hashes})),
+        )
+    return tuple(sorted(found.values(), key=lambda p: (p.name, p.version, p.marker or "")))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from orchestrator.digest import Digest
+from orchestrator.errors import EngineError
 
 
 class BlobWriter(Protocol):
@@ -23,6 +24,17 @@ class BlobWriter(Protocol):
 
     def commit(self) -> tuple[Digest, int]:
         """Make the blob durable and visible; gives its digest and size in bytes."""
+
+
+class Intake(Protocol):
+    """Many files on their way into the store; visible and durable, all of them, when the intake is left."""
+
+    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
+        """Take an open file from its position on, at most ``size`` bytes; gives digest and size of what was taken.
+
+        What is hashed is what is kept, whoever writes to the file meanwhile. Raises StoreError where the store
+        cannot take it, ArtifactError where the file cannot be read.
+        """
 
 
 class Store(Protocol):
@@ -47,6 +59,9 @@ class Store(Protocol):
 
     def writer(self) -> AbstractContextManager[BlobWriter]:
         """Write a blob of any size; without a commit nothing stays behind."""
+
+    def intake(self) -> AbstractContextManager[Intake]:
+        """Take many files at once, as fast as the disk allows; after an error nothing is promised of any."""
 
     def put_file(self, path: Path, *, digest: Digest, link: bool) -> None:
         """Keep a file whose digest is known, by hard link where ``link`` allows and the disk can."""
@@ -153,6 +168,28 @@ class ContainerState:
     labels: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class BuildSpec:
+    """A Dockerfile's build: ``dockerfile`` is its path in the context (a tar), ``network`` None the engine's own."""
+
+    dockerfile: str
+    arguments: tuple[tuple[str, str], ...] = ()
+    network: str | None = None
+    platform: str | None = None
+    fresh: bool = False
+
+
+class BuildFailed(EngineError):
+    """A step of a Dockerfile failed: which one (from 1; None before the first), and the build's last lines."""
+
+    def __init__(self, reason: str, *, step: int | None, output: str) -> None:
+        where = "the build" if step is None else f"step {step} of the build"
+        super().__init__(f"{where} failed: {reason}" + (f"\n{output}" if output else ""))
+        self.reason = reason
+        self.step = step
+        self.output = output
+
+
 class Engine(Protocol):
     """A Docker-compatible daemon. Every call raises EngineError; none retries by itself."""
 
@@ -171,6 +208,15 @@ class Engine(Protocol):
     def pull(self, reference: str, platform: str | None) -> None:
         """Pull from a registry."""
 
+    def build(self, context: BinaryIO, spec: BuildSpec, reporter: Reporter) -> str:
+        """Build a Dockerfile from a context, a plain tar; its output goes to ``reporter``; gives the image's id.
+
+        The image has no name. ``fresh`` reuses no step of an earlier build. Raises BuildFailed where a step fails.
+        """
+
+    def export(self, container: str) -> Iterator[bytes]:
+        """The file system of a container, running or not, as a tar."""
+
     def tag(self, image_id: str, reference: str) -> None:
         """Give an image a name."""
 
@@ -184,10 +230,10 @@ class Engine(Protocol):
         """Start a created container."""
 
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
-        """Follow a container's output from now to its end as ("stdout" | "stderr", bytes)."""
+        """Follow a created container's output to its end as ("stdout" | "stderr", bytes); call before ``start``."""
 
-    def logs(self, container: str) -> Iterator[tuple[str, bytes]]:
-        """All output that the engine kept so far."""
+    def logs(self, container: str, *, follow: bool) -> Iterator[bytes]:
+        """All output that the engine kept so far; ``follow``: and what comes while the container runs."""
 
     def wait(self, container: str) -> None:
         """Return when the container is no longer running, or when the connection broke: inspect then."""
@@ -300,9 +346,9 @@ class Executor(Protocol):
         """Start it."""
 
     def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
-        """Its output; called before ``start`` nothing is missed."""
+        """Its output to its end; called before ``start``, so that nothing is missed."""
 
-    def replay(self, handle: str) -> Iterator[tuple[str, bytes]]:
+    def replay(self, handle: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
         """The output that was kept so far, for a follower that was not there from the start."""
 
     def wait(self, handle: str) -> Ended | None:

@@ -6,9 +6,11 @@ lost. Two recoverers never do it twice: the run's lock and the create-once recor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator import journal as journals
 from orchestrator import life, plan
@@ -19,6 +21,7 @@ from orchestrator.life import End, Follower, Interrupts, Sealed
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
 from orchestrator.ports import Executor, Reporter, Store
+from orchestrator.provenance import record_key
 from orchestrator.reference import RunId
 
 
@@ -81,19 +84,25 @@ class Recovery:
 
     def _recover(self, run_id: RunId, journal: Journal) -> Recovered | Left:
         lines = list(journals.read(self._folders, run_id))
-        if any(line.get("event") == "closed" for line in lines):
+        events = {line.get("event") for line in lines}
+        if "closed" in events:
             (self._folders.open / run_id).unlink(missing_ok=True)
             return Left(run_id, "it was sealed already")
+        if "begun" not in events:
+            journals.forget(self._folders, run_id)
+            return Left(run_id, "it had not begun: its process died before anything was done")
+        handle = self._executor.find(run_id)
+        if self._store.read(record_key(run_id)) is not None:
+            # its process died between the record and the journal's last line
+            self._executor.cleanup(handle, run_id)
+            journal.close()
+            return Left(run_id, "its record was there already: only its leftovers were removed")
         folder = self._folders.of(run_id)
         planned = plan.parse((folder / "plan.json").read_bytes())
-        stops = [str(line.get("why")) for line in lines if line.get("event") == "stop"]
-        stopped = stops[-1] if stops else None
         journal.write("adopt")
-        handle = self._executor.find(run_id)
         outbox = life.open_outbox(self._executor, self._store, self._folders, journal, run_id, self._reporter)
-        spool = LogSpool(folder / "log.adopted")
-        with spool:
-            end = self._end(handle, planned, journal, outbox, spool, stopped)
+        with LogSpool(folder / "log.adopted") as spool:
+            end = self._end(handle, planned, lines, journal, outbox, spool)
         sealed = life.seal(
             planned,
             end,
@@ -113,30 +122,33 @@ class Recovery:
         self,
         handle: str | None,
         planned: Plan,
+        lines: list[dict[str, Any]],
         journal: Journal,
         outbox: Outbox,
         spool: LogSpool,
-        stopped: str | None,
     ) -> End:
+        """How the run ended, from the dead process's journal and the engine; waits for it where it goes on."""
+        told = {str(line.get("event")): line for line in lines}
+        if "trouble" in told:
+            return End(None, None, str(told["trouble"].get("message")))
+        stopped = str(told["stop"].get("why")) if "stop" in told else None
         state = self._executor.state(handle) if handle is not None else None
         if handle is None or state is None:
-            began = any(
-                line.get("event") == "start" for line in journals.read(self._folders, RunId(planned.run_id))
-            )
-            return End(None, None if began else "never-started", False)
+            return End(None, None if "start" in told else "never-started")
         if state.status == "created":
-            return End(None, "never-started", False)
-        output = self._executor.replay(handle)
+            return End(None, "never-started")
         if state.status in ("exited", "dead"):
-            for _, data in output:
+            for _, data in self._executor.replay(handle, follow=False):
                 spool.write(data)
-            return End(ended(state), stopped, False)
-        self._reporter.note(f"{planned.run_id} is still running: following it")
+            return End(ended(state), stopped)
+        self._reporter.note(f"{planned.run_id} is still running: following it (Ctrl-C stops the workflow)")
+        timeout = planned.timeout
+        if timeout is not None:
+            timeout = max(0.0, timeout - (time.time() - float(told["start"]["time"])))
         follower = Follower(self._executor, handle, journal, outbox, spool, self._reporter)
         with Interrupts() as interrupts:
-            return follower.follow(
-                output, interrupts, timeout=planned.timeout, grace=planned.grace, stopped=stopped
-            )
+            output = self._executor.replay(handle, follow=True)
+            return follower.follow(output, interrupts, timeout=timeout, grace=planned.grace, stopped=stopped)
 
 
 def _fuller(folder: Path) -> Path:

@@ -18,7 +18,7 @@ Knows nothing of runs: it asks a ``lookup`` for the value of a path, and gets No
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from fractions import Fraction
@@ -102,6 +102,17 @@ def matches(expression: Expression, lookup: Lookup) -> bool:
     if expression.operator == "!=":
         return not any(_compare(element, "==", expression.value) for element in elements)
     return any(_compare(element, expression.operator, expression.value) for element in elements)
+
+
+def paths(expression: Expression) -> Iterator[str]:
+    """The fields that an expression asks for."""
+    if isinstance(expression, And | Or):
+        for term in expression.terms:
+            yield from paths(term)
+    elif isinstance(expression, Not):
+        yield from paths(expression.term)
+    else:
+        yield expression.path
 
 
 def _compare(found: Json, operator: str, value: Value) -> bool:

@@ -86,7 +86,7 @@ def test_modes_are_debians_own_whatever_the_umask(built: Built) -> None:
 
 
 def test_the_packages_are_listed_with_exact_versions(built: Built) -> None:
-    versions = {package.name: package.version for package in built.packages}
+    versions = dict(built.packages)
     assert versions["python3"].startswith("3.11.")
     assert {"libgomp1", "libstdc++6", "ca-certificates", "libc6"} <= set(versions)
     assert "gcc" not in versions

@@ -10,24 +10,31 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from orchestrator import canonical
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.version import Manifest, Version, publish
 from orchestrator.canonical import Json
-from orchestrator.digest import Digest
+from orchestrator.digest import CHUNK, Digest
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
 from orchestrator.reference import KINDS, check_name
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
+_PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
 _READY_LIMIT = 1 << 20
-_LINES_LIMIT = 64 << 20
+_METADATA_DEPTH = 64
+_LINE_LIMIT = 1 << 20
+_LINES_LIMIT = 1 << 30
+# A record names every metric once: that many, that long.
+_NAMES_LIMIT = 10_000
+_NAME_LIMIT = 200
 
 
 @dataclass(frozen=True)
@@ -68,30 +75,60 @@ class Outbox:
         self._published = published
         self._before = dict(before)
         self._seen: set[int] = set()
+        self._unanswered: dict[int, bytes] = {}
+        self._warned: set[str] = set()
         self.outputs: list[Output] = []
 
     def poll(self, *, give_up: bool = False) -> int:
         """Take and answer everything that is ready; gives how many there were.
 
         StoreError where the store cannot take it (no space); it stays ready, and a later poll takes it,
-        unless ``give_up`` says to tell the workflow that its save failed.
+        unless ``give_up`` says to tell the workflow that its save failed. What the workflow does to its own
+        outbox is at most a warning: it never keeps a run from being sealed.
         """
-        try:
-            names = os.listdir(self._folder / "artifacts")
-        except FileNotFoundError:
-            return 0
-        ready = sorted(int(match[1]) for match in map(_READY.fullmatch, names) if match)
-        fresh = [n for n in ready if n not in self._seen]
-        if not fresh:
-            return 0
-        top = os.open(self._folder / "artifacts", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
+        with self._opened() as top:
+            if top is None:
+                return 0
+            for n in list(self._unanswered):
+                self._answer(top, n)
+            fresh = [n for n in self._numbers(top, _READY) if n not in self._seen]
             for n in fresh:
                 self._take(top, n, give_up)
-                self._seen.add(n)
-        finally:
-            os.close(top)
         return len(fresh)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """The outbox's `artifacts/` as a descriptor, or None where the workflow took it away."""
+        top: int | None = None
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                top = os.open("artifacts", flags, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._warn_once(f"the run's outbox cannot be read: {error.strerror}")
+        try:
+            yield top
+        finally:
+            if top is not None:
+                os.close(top)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._reporter.warn(text)
+
+    def _numbers(self, top: int, grammar: re.Pattern[str]) -> list[int]:
+        try:
+            names = os.listdir(top)
+        except OSError as error:
+            self._warn_once(f"the run's outbox cannot be read: {error.strerror}")
+            return []
+        return sorted(int(match[1]) for match in map(grammar.fullmatch, names) if match)
 
     def _take(self, top: int, n: int, give_up: bool) -> None:
         answer: dict[str, Json] = {"schema": "mirage-done/1", "n": n}
@@ -103,13 +140,23 @@ class Outbox:
             if isinstance(error.__cause__, OSError) and not give_up:
                 raise  # no space, or an I/O error of the store: not the workflow's fault, and may pass
             self._refuse(answer, n, error)
-        except ArtifactError as error:
+        except MirageError as error:
             self._refuse(answer, n, error)
         else:
             self.outputs.append(Output(n, version, None))
             answer.update(id=str(version.ref), digest=version.digest, size=version.manifest.size)
             self._reporter.note(f"saved {version.ref} ({_size(version.manifest.size)})")
-        _answer(top, f"{n}.done.json", canonical.encode(answer))
+        self._seen.add(n)
+        self._unanswered[n] = canonical.encode(answer)
+        self._answer(top, n)
+
+    def _answer(self, top: int, n: int) -> None:
+        """Tell the workflow; where its outbox does not let us, at the next poll."""
+        try:
+            _write(top, f"{n}.done.json", self._unanswered[n])
+            del self._unanswered[n]
+        except OSError as error:
+            self._warn_once(f"the workflow cannot be told that artifact {n} was taken: {error.strerror}")
 
     def _refuse(self, answer: dict[str, Json], n: int, error: MirageError) -> None:
         code = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
@@ -121,7 +168,8 @@ class Outbox:
         ready = _read_json(top, f"{n}.ready.json")
         manifest_of = _parse_ready(ready)
         try:
-            payload = os.open(str(n), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            payload = os.open(str(n), flags, dir_fd=top)
         except OSError as error:
             raise ArtifactError(f"the files of artifact {n} are not there: {error.strerror}") from error
         try:
@@ -141,51 +189,96 @@ class Outbox:
             files=len(files),
             metadata=manifest_of.metadata,
         )
-        return publish(self._store, manifest, manifest_of.version, self._run_id)
+        # plain sessions share one run id, so there a number names no save
+        attempt = f"{self._run_id}/{n}" if self._run_id not in (None, "plain") else None
+        return publish(self._store, manifest, manifest_of.version, self._run_id, attempt=attempt)
 
     def metrics(self) -> tuple[dict[str, float | None], Digest | None, int]:
         """The last value of each metric, the blob of all lines, and how many lines could not be read."""
-        data = self._lines("metrics.jsonl")
-        if not data:
-            return {}, None, 0
         last: dict[str, float | None] = {}
         bad = 0
-        for line in data.splitlines():
+
+        def see(line: bytes) -> None:
+            nonlocal bad
             try:
-                values = json.loads(line)["values"]
-                for name, value in values.items():
-                    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                        raise ValueError(name)
-                    canonical.encode(value)
-                    last[str(name)[:200]] = value
+                last.update(_metrics_of(line, last))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MirageError):
                 bad += 1
-        return last, self._store.put(data), bad
+
+        blob = self._keep_lines("metrics.jsonl", see)
+        return last, blob, bad
 
     def events(self) -> Digest | None:
         """The blob of the run's events (flows and steps), where there are any."""
-        data = self._lines("events.jsonl")
-        return self._store.put(data) if data else None
+        return self._keep_lines("events.jsonl", lambda line: None)
 
-    def _lines(self, name: str) -> bytes:
-        """A file of lines, at most 64 MiB of it, up to the last whole line."""
+    def _keep_lines(self, name: str, see: Callable[[bytes], None]) -> Digest | None:
+        """Keep a file's whole lines as a blob and show each; None where there are none.
+
+        In memory is one piece and at most one line. An endless line, or more than the limit, ends it.
+        """
+        source = self._open_lines(name)
+        if source is None:
+            return None
+        with source, self._store.writer() as writer:
+            kept, rest, some = 0, b"", False
+            while kept < _LINES_LIMIT and len(rest) <= _LINE_LIMIT:
+                try:
+                    piece = source.read(CHUNK)
+                except OSError as error:
+                    self._reporter.warn(f"{name} was kept up to where it cannot be read: {error.strerror}")
+                    break
+                if not piece:
+                    break
+                lines, newline, rest = (rest + piece).rpartition(b"\n")
+                if newline:
+                    writer.write(lines + newline)
+                    kept, some = kept + len(lines) + 1, True
+                    for line in lines.split(b"\n"):
+                        see(line)
+            else:
+                self._reporter.warn(
+                    f"{name} was kept up to its first {kept} bytes: what follows is too long (at most "
+                    f"{_LINE_LIMIT >> 20} MiB a line, {_LINES_LIMIT >> 30} GiB in all)"
+                )
+            return writer.commit()[0] if some else None
+
+    def _open_lines(self, name: str) -> BinaryIO | None:
         try:
-            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return b""
-        with open(descriptor, "rb") as source:
-            try:
-                data = source.read(_LINES_LIMIT)
-            except OSError:
-                return b""
-        return data[: data.rfind(b"\n") + 1]
+            descriptor = os.open(
+                self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._reporter.warn(f"{name} cannot be read: {error.strerror}")
+            return None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            self._reporter.warn(f"{name} is not a regular file")
+            return None
+        return open(descriptor, "rb", buffering=0)
 
     def unfinished(self) -> int:
         """How many payloads were begun and never declared ready."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            names = os.listdir(self._folder / "artifacts")
-            return sum(1 for name in names if name.isdigit() and int(name) not in self._seen)
-        return 0
+        with self._opened() as top:
+            if top is None:
+                return 0
+            return sum(1 for n in self._numbers(top, _PAYLOAD) if n not in self._seen)
+
+
+def _metrics_of(line: bytes, known: dict[str, float | None]) -> dict[str, float | None]:
+    """The values of one line of metrics, all of them or ValueError."""
+    found: dict[str, float | None] = {}
+    for name, value in json.loads(line)["values"].items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(name)
+        canonical.encode(value)
+        name.encode()  # ValueError for half a surrogate pair
+        if len(name) > _NAME_LIMIT or (name not in known and len(known) + len(found) >= _NAMES_LIMIT):
+            raise ValueError(name)
+        found[name] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -209,9 +302,12 @@ def _parse_ready(item: Any) -> _Ready:
     metadata = item.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise ArtifactError("a save's metadata is not a mapping")
+    if not _is_shallow(metadata):
+        # what just fits this stack might not fit the stack of whoever reads it
+        raise ArtifactError(f"a save's metadata is nested more than {_METADATA_DEPTH} deep")
     try:
         encoded = canonical.encode(metadata).decode()
-    except (MirageError, RecursionError) as error:
+    except (MirageError, RecursionError, ValueError) as error:  # ValueError: half a surrogate pair
         raise ArtifactError(f"a save's metadata has no exact JSON form: {error}") from error
     return _Ready(
         kind=str(kind),
@@ -223,11 +319,31 @@ def _parse_ready(item: Any) -> _Ready:
     )
 
 
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(_METADATA_DEPTH + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return True
+    return False
+
+
 def _read_json(folder: int, name: str) -> Any:
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        with open(descriptor, "rb") as source:
-            data = source.read(_READY_LIMIT + 1)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ArtifactError(f"{name} is not a regular file")
+            data = b""
+            while len(data) <= _READY_LIMIT and (piece := os.read(descriptor, CHUNK)):
+                data += piece
+        finally:
+            os.close(descriptor)
         if len(data) > _READY_LIMIT:
             raise ArtifactError(f"{name} is larger than {_READY_LIMIT >> 20} MiB", hint="keep metadata small")
         return json.loads(data)
@@ -235,16 +351,19 @@ def _read_json(folder: int, name: str) -> Any:
         raise ArtifactError(f"{name} cannot be read: {error}") from error
 
 
-def _answer(folder: int, name: str, data: bytes) -> None:
+def _write(folder: int, name: str, data: bytes) -> None:
     temporary = f".{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o644, dir_fd=folder)
     try:
-        descriptor = os.open(temporary, flags, 0o644, dir_fd=folder)
         with open(descriptor, "wb") as sink:
+            os.fchmod(descriptor, 0o644)  # whatever our umask is, the workflow's user must read it
             sink.write(data)
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError as error:
-        raise StoreError(f"cannot answer the workflow: {error.strerror}") from error
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
 
 
 def _size(count: int) -> str:

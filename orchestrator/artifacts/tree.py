@@ -12,17 +12,19 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
-from orchestrator.digest import CHUNK, Digest, parse_digest
+from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ArtifactError, StoreError
-from orchestrator.ports import Store
+from orchestrator.ports import Intake, Store
 
 MAX_FILES = 1_000_000
 MAX_DEPTH = 128
-MAX_PATH = 4096
+# One KiB less than a path may have: the rest is for the folder in which a tree is laid out.
+MAX_PATH = 3072
 
 
 @dataclass(frozen=True)
@@ -55,33 +57,48 @@ def parse(data: bytes) -> tuple[TreeEntry, ...]:
     """Read a tree blob, trusting nothing in it. Raises StoreError where any part cannot be used as a path."""
     entries: list[TreeEntry] = []
     kinds: dict[str, str] = {}
-    for line in data.splitlines():
-        try:
-            item = json.loads(line)
-            path, kind = item["p"], item["t"]
-            check_path(path)
-            if path in kinds:
-                raise ValueError("twice")
-            parents = path.split("/")[:-1]
-            for count in range(1, len(parents) + 1):
-                if kinds.setdefault("/".join(parents[:count]), "d") != "d":
-                    raise ValueError("below something that is not a directory")
-            kinds[path] = kind
-            if kind == "f":
-                size = item["s"]
-                if not isinstance(size, int) or size < 0:
-                    raise ValueError(f"size {size!r}")
-                entries.append(TreeEntry(path, "f", bool(item["x"]), size, parse_digest(item["d"])))
-            elif kind == "l":
-                check_link(path, item["d"])
-                entries.append(TreeEntry(path, "l", target=item["d"]))
-            elif kind == "d":
-                entries.append(TreeEntry(path, "d"))
-            else:
-                raise ValueError(f"type {kind!r}")
-        except (ValueError, KeyError, TypeError, ArtifactError, StoreError, RecursionError) as error:
-            raise StoreError(f"a tree in the store cannot be used: {error} in {line[:200]!r}") from error
+    line = b""
+    try:
+        for line in data.splitlines():
+            if len(entries) == MAX_FILES:
+                raise ValueError(f"more than {MAX_FILES:,} entries")
+            entry = _parse_line(line)
+            _place(kinds, entry)
+            entries.append(entry)
+        check_links(entries)
+    except (ValueError, KeyError, TypeError, ArtifactError, StoreError, RecursionError) as error:
+        raise StoreError(f"a tree in the store cannot be used: {error} in {line[:200]!r}") from error
     return tuple(entries)
+
+
+def _parse_line(line: bytes) -> TreeEntry:
+    item = json.loads(line)
+    path, kind = check_path(item["p"]), item["t"]
+    if path.count("/") > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    if kind == "f":
+        size = item["s"]
+        if type(size) is not int or size < 0:
+            raise ValueError(f"size {size!r}")
+        return TreeEntry(path, "f", bool(item["x"]), size, parse_digest(item["d"]))
+    if kind == "l":
+        return TreeEntry(path, "l", target=check_link(path, item["d"]))
+    if kind == "d":
+        return TreeEntry(path, "d")
+    raise ValueError(f"type {kind!r}")
+
+
+def _place(kinds: dict[str, str], entry: TreeEntry) -> None:
+    """Give an entry its place; ValueError where it is taken, or below something that is no directory."""
+    if entry.path in kinds:
+        raise ValueError("twice")
+    above = entry.path.rpartition("/")[0]
+    while above and above not in kinds:
+        kinds[above] = "d"
+        above = above.rpartition("/")[0]
+    if above and kinds[above] != "d":
+        raise ValueError("below something that is not a directory")
+    kinds[entry.path] = entry.kind
 
 
 def check_path(path: object) -> str:
@@ -110,9 +127,31 @@ def check_link(path: str, target: object) -> str:
         else:
             return target
     raise ArtifactError(
-        f"the link {path} -> {str(target)[:200]!r} leads out of the artifact",
+        f"the link {path!r} -> {str(target)[:200]!r} leads out of the artifact",
         hint="save a copy of the file, or a relative link inside what is saved",
     )
+
+
+def check_links(entries: Iterable[TreeEntry]) -> None:
+    """Check that no chain of links leads out: after a step through a link, `..` is not where it is written.
+
+    With ``a -> .``, ``b -> a/..`` stays inside by its letters, and leads out. Raises ArtifactError.
+    """
+    links = {entry.path: entry.target for entry in entries if entry.kind == "l"}
+    for path, target in links.items():
+        place = path.split("/")[:-1]
+        through = False
+        for part in target.split("/"):
+            if part == "..":
+                if through:
+                    raise ArtifactError(
+                        f"the link {path!r} -> {target[:200]!r} goes up again after it followed a link",
+                        hint="save a copy of the file, or a link that does not pass another one",
+                    )
+                place.pop()
+            elif part not in ("", "."):
+                place.append(part)
+                through = through or "/".join(place) in links
 
 
 def _is_text(text: str) -> bool:
@@ -128,61 +167,95 @@ def collect(store: Store, folder: int) -> tuple[TreeEntry, ...]:
 
     Works by directory descriptors and never follows a link: what is hashed is what was copied, whoever
     writes there meanwhile. Raises ArtifactError for sockets, devices, pipes, links that lead out, names
-    that are not UTF-8, and more than MAX_FILES files; StoreError where the bytes cannot be kept.
+    that are not UTF-8, a file that changes under the copy, and more than MAX_FILES files; StoreError where
+    the bytes cannot be kept.
     """
-    return tuple(_Collector(store).walk(folder, "", 0))
+    with store.intake() as intake:
+        entries = tuple(_Collector(intake).walk(folder, "", 0))
+        check_links(entries)
+    return entries
 
 
 class _Collector:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self._count = 0
 
     def walk(self, folder: int, prefix: str, depth: int) -> Iterator[TreeEntry]:
         if depth > MAX_DEPTH:
             raise ArtifactError(f"directories are nested more than {MAX_DEPTH} deep at {prefix[:200]!r}")
-        names = sorted(os.listdir(folder))
+        names = self._names(folder, prefix)
         if not names and prefix:
             yield TreeEntry(prefix.rstrip("/"), "d")
         for name in names:
-            self._count += 1
-            if self._count > MAX_FILES:
-                raise ArtifactError(
-                    f"more than {MAX_FILES:,} files in one artifact", hint="pack them into archives"
-                )
             path = check_path(prefix + name)
-            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-            if stat.S_ISLNK(mode):
-                yield TreeEntry(path, "l", target=check_link(path, os.readlink(name, dir_fd=folder)))
-            elif stat.S_ISDIR(mode):
+            with _taking(path):
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else None
+            if target is not None:
+                yield TreeEntry(path, "l", target=check_link(path, target))
+            elif stat.S_ISDIR(status.st_mode):
                 inner = _open(name, os.O_RDONLY | os.O_DIRECTORY, folder, path)
                 try:
                     yield from self.walk(inner, path + "/", depth + 1)
                 finally:
                     os.close(inner)
             else:
+                _check_regular(status, path)  # before it is opened: opening a device can have effects
                 yield self._file(folder, name, path)
+
+    def _names(self, folder: int, prefix: str) -> list[str]:
+        names: list[str] = []
+        with _taking(prefix or "the artifact's folder"), os.scandir(folder) as items:
+            for item in items:
+                names.append(item.name)
+                if self._count + len(names) > MAX_FILES:
+                    raise ArtifactError(
+                        f"more than {MAX_FILES:,} files in one artifact", hint="pack them into archives"
+                    )
+        self._count += len(names)
+        return sorted(names)
 
     def _file(self, folder: int, name: str, path: str) -> TreeEntry:
         # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever
         descriptor = _open(name, os.O_RDONLY | os.O_NONBLOCK, folder, path)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ArtifactError(f"{path} is not a regular file ({stat.filemode(status.st_mode)})")
-            with self._store.writer() as writer:
-                while piece := os.read(descriptor, CHUNK):
-                    writer.write(piece)
-                digest, size = writer.commit()
-            return TreeEntry(path, "f", bool(status.st_mode & 0o111), size, digest)
+            before = os.fstat(descriptor)
+            _check_regular(before, path)
+            try:
+                digest, size = self._intake.add(descriptor, before.st_size)
+            except ArtifactError as error:
+                raise ArtifactError(f"{path!r}: {error.message}", hint=error.hint) from error
+            after = os.fstat(descriptor)
+            if (size, after.st_size, after.st_mtime_ns) != (
+                before.st_size,
+                before.st_size,
+                before.st_mtime_ns,
+            ):
+                raise ArtifactError(
+                    f"{path!r} changed while it was taken", hint="finish writing before it is saved"
+                )
+            return TreeEntry(path, "f", bool(before.st_mode & 0o111), size, digest)
         finally:
             os.close(descriptor)
 
 
+def _check_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ArtifactError(f"{path!r} is not a regular file ({stat.filemode(status.st_mode)})")
+
+
 def _open(name: str, flags: int, folder: int, path: str) -> int:
-    try:
+    with _taking(path):
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+
+@contextmanager
+def _taking(path: str) -> Iterator[None]:
+    """What the workflow's files refuse is the artifact's fault; what this process lacks may pass."""
+    try:
+        yield
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES, errno.ENOENT):
-            raise ArtifactError(f"{path} cannot be taken: {error.strerror}") from error
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise StoreError(f"{path!r} cannot be read: {error.strerror}") from error
+        raise ArtifactError(f"{path!r} cannot be taken: {error.strerror}") from error

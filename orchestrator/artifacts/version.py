@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from dataclasses import dataclass
 
 from orchestrator import canonical
+from orchestrator.artifacts.tree import check_path
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes, of_file, parse_digest
-from orchestrator.errors import ArtifactError, StoreError, did_you_mean
+from orchestrator.errors import ArtifactError, MirageError, StoreError, did_you_mean
 from orchestrator.image.oci import timestamp
 from orchestrator.ports import Store
-from orchestrator.reference import KINDS, ArtifactRef, auto_version, parse_artifact
+from orchestrator.reference import KINDS, ArtifactRef, auto_version, check_name, parse_artifact
 
 _SCHEMA = "mirage-artifact/1"
+# How far back an earlier try of a save may lie: the host answers one save after the other.
 _LOOK_BACK = 16
+# A tree of tree.MAX_FILES entries with long names; a manifest holds the user's metadata (1 MiB at most).
+MAX_TREE = 1 << 30
+MAX_MANIFEST = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -69,56 +73,116 @@ class VersionExists(ArtifactError):
     """A custom version is taken by other content."""
 
 
-def publish(store: Store, manifest: Manifest, version: str | None, run: str | None) -> Version:
-    """Publish under ``version``, or under the next free `vN`; equal content gets the version it has.
+def publish(
+    store: Store, manifest: Manifest, version: str | None, run: str | None, *, attempt: str | None = None
+) -> Version:
+    """Publish under ``version``, or under the next free `vN`; equal content gets the newest's version.
 
-    The manifest's blob is kept first, whatever happens next. Raises VersionExists where a custom version
-    holds other content.
+    The manifest's blob is kept first, whatever happens next. ``attempt`` names this very save: made again
+    after a crash, it finds what it had published. Raises VersionExists where a custom version holds other
+    content, ArtifactError for a `vN` out of turn. Whatever is returned is durable.
     """
     digest = store.put(manifest.encode())
+    pointer = _Pointer(digest, run, timestamp(int(time.time())), attempt)
+    newest = newest_number(store, manifest.kind, manifest.name)
     if version is not None:
-        ref = ArtifactRef(manifest.kind, manifest.name, version)
-        if _create(store, ref, digest, manifest, run):
-            return Version(ref, digest, manifest, _now(), run)
-        existing = load(store, ref)
-        if existing.digest == digest:
-            return existing
-        raise VersionExists(
-            f"{ref} exists already with other content ({existing.digest}, made by {existing.run or 'hand'}); "
-            f"this content is kept in the store as {digest}",
-            hint="versions never change: choose another version, or leave it out to get the next vN",
-        )
+        _check_version(version, newest)
+        return _publish_as(store, manifest, version, pointer)
+    for number in range(newest, max(0, newest - _LOOK_BACK), -1):
+        ref = ArtifactRef(manifest.kind, manifest.name, f"v{number}")
+        existing = _pointer(store, ref)
+        ours = attempt is not None and existing.attempt == attempt
+        if existing.digest == digest and (number == newest or ours):
+            return _durable(store, ref, existing, manifest)
+        if attempt is None or existing.run != run:
+            break  # an earlier try of this save can only lie behind saves of the same run
+    number = newest + 1
     while True:
-        newest = newest_number(store, manifest.kind, manifest.name)
-        for number in range(newest, max(0, newest - _LOOK_BACK), -1):
-            existing = load(store, ArtifactRef(manifest.kind, manifest.name, f"v{number}"))
-            same_run = run is not None and existing.run == run  # an earlier try of this very save
-            if existing.digest == digest and (number == newest or same_run):
-                return existing
-        ref = ArtifactRef(manifest.kind, manifest.name, f"v{newest + 1}")
-        if _create(store, ref, digest, manifest, run):
-            return Version(ref, digest, manifest, _now(), run)
+        try:
+            return _publish_as(store, manifest, f"v{number}", pointer)
+        except VersionExists:
+            number += 1  # another publisher was faster
 
 
-def _create(store: Store, ref: ArtifactRef, digest: Digest, manifest: Manifest, run: str | None) -> bool:
-    pointer: Json = {
-        "schema": "mirage-version/1",
-        "digest": digest,
-        "size": manifest.size,
-        "created": _now(),
-        "run": run,
-        "nonce": secrets.token_hex(8),
-        "writer": f"uid-{os.getuid()}",
-    }
-    return store.create(_key(ref), canonical.encode(pointer))
+def _publish_as(store: Store, manifest: Manifest, version: str, pointer: _Pointer) -> Version:
+    ref = ArtifactRef(manifest.kind, manifest.name, version)
+    if store.create(_key(ref), pointer.encode(manifest)):
+        return Version(ref, pointer.digest, manifest, pointer.created, pointer.run)
+    existing = _pointer(store, ref)
+    if existing.digest == pointer.digest:
+        return Version(ref, existing.digest, manifest, existing.created, existing.run)
+    raise VersionExists(
+        f"{ref} exists already with other content ({existing.digest}, made by {existing.run or 'hand'}); "
+        f"this content is kept in the store as {pointer.digest}",
+        hint="versions never change: choose another version, or leave it out to get the next vN",
+    )
+
+
+def _durable(store: Store, ref: ArtifactRef, existing: _Pointer, manifest: Manifest) -> Version:
+    """A version that was only seen: whoever made it may not have come to its sync yet."""
+    store.create(_key(ref), existing.encode(manifest))
+    return Version(ref, existing.digest, manifest, existing.created, existing.run)
+
+
+def _check_version(version: str, newest: int) -> None:
+    """A version of the publisher's own choice must leave `latest` and the count of `vN` alone."""
+    check_name(version, "version")
+    if version == "latest":
+        raise ArtifactError(
+            "`latest` is not a version: it always means the newest vN", hint="leave the version out"
+        )
+    number = auto_version(version)
+    if number is not None and number > newest + 1:
+        raise ArtifactError(
+            f"{version} is out of turn: the next automatic version is v{newest + 1}",
+            hint="leave the version out, or choose one that is not of the form vN",
+        )
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """What a version's object says."""
+
+    digest: Digest
+    run: str | None
+    created: str
+    attempt: str | None
+
+    def encode(self, manifest: Manifest) -> bytes:
+        pointer: Json = {
+            "schema": "mirage-version/1",
+            "digest": self.digest,
+            "size": manifest.size,
+            "created": self.created,
+            "run": self.run,
+            "attempt": self.attempt,
+            "writer": f"uid-{os.getuid()}",
+        }
+        return canonical.encode(pointer)
+
+
+def _pointer(store: Store, ref: ArtifactRef) -> _Pointer:
+    data = store.read(_key(ref))
+    if data is None:
+        raise ArtifactError(f"there is no artifact {ref} in the store {store.location}")
+    try:
+        item = json.loads(data)
+        run, attempt = item.get("run"), item.get("attempt")
+        return _Pointer(
+            parse_digest(item["digest"]),
+            None if run is None else str(run),
+            str(item["created"]),
+            None if attempt is None else str(attempt),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError) as error:
+        raise StoreError(
+            f"the pointer of {ref} in the store {store.location} is damaged: {error!r}",
+            hint="restore that file from another copy of the store",
+        ) from error
 
 
 def _key(ref: ArtifactRef) -> str:
     return f"refs/{ref.kind}/{ref.name}/{ref.version}.json"
-
-
-def _now() -> str:
-    return timestamp(int(time.time()))
 
 
 def newest_number(store: Store, kind: str, name: str) -> int:
@@ -127,8 +191,10 @@ def newest_number(store: Store, kind: str, name: str) -> int:
 
 
 def versions(store: Store, kind: str, name: str) -> list[str]:
-    """The versions of one artifact, in bytewise order."""
-    return [key.rpartition("/")[2].removesuffix(".json") for key in store.keys(f"refs/{kind}/{name}/")]
+    """The versions of one artifact: custom ones in bytewise order, then `vN` by number."""
+    keys = store.keys(f"refs/{kind}/{name}/")
+    found = [key.rpartition("/")[2].removesuffix(".json") for key in keys if key.endswith(".json")]
+    return sorted(found, key=lambda version: (auto_version(version) or 0, version))
 
 
 def every(store: Store) -> list[ArtifactRef]:
@@ -136,7 +202,7 @@ def every(store: Store) -> list[ArtifactRef]:
     found = []
     for key in store.keys("refs/"):
         parts = key.removesuffix(".json").split("/")
-        if len(parts) == 4 and parts[1] in KINDS:
+        if len(parts) == 4 and parts[1] in KINDS and key.endswith(".json"):
             found.append(ArtifactRef(parts[1], parts[2], parts[3]))
     return found
 
@@ -147,15 +213,20 @@ def resolve(store: Store, text: str) -> Version:
     Raises ArtifactError that lists the nearest ids where there is none.
     """
     ref = parse_artifact(text)
-    if store.read(_key(ref)) is not None:
-        return load(store, ref)
     if ref.version == "latest":
         newest = newest_number(store, ref.kind, ref.name)
         if newest:
             return load(store, ArtifactRef(ref.kind, ref.name, f"v{newest}"))
+    elif store.read(_key(ref)) is not None:
+        return load(store, ref)
     for key in reversed(list(store.keys(f"alias/{ref.kind}/{ref.name}/{ref.version}/"))):
-        target = json.loads(store.read(key) or b"{}").get("version")
-        return load(store, ArtifactRef(ref.kind, ref.name, str(target)))
+        try:
+            target = check_name(json.loads(store.read(key) or b"")["version"], "version")
+        except (ValueError, KeyError, TypeError, RecursionError, ArtifactError) as error:
+            raise StoreError(
+                f"the alias {ref} in the store {store.location} is damaged: {error!r}"
+            ) from error
+        return load(store, ArtifactRef(ref.kind, ref.name, target))
     there = [str(known) for known in every(store)]
     here = versions(store, ref.kind, ref.name)
     if here:
@@ -171,46 +242,54 @@ def resolve(store: Store, text: str) -> Version:
 
 def load(store: Store, ref: ArtifactRef) -> Version:
     """Read a version and its manifest, verified. Raises StoreError where either is damaged."""
-    data = store.read(_key(ref))
-    if data is None:
-        raise ArtifactError(f"there is no artifact {ref} in the store {store.location}")
-    try:
-        pointer = json.loads(data)
-        digest = parse_digest(pointer["digest"])
-        run, created = pointer.get("run"), str(pointer["created"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"the pointer of {ref} is damaged: {error!r}") from error
-    return Version(ref, digest, read_manifest(store, digest), created, None if run is None else str(run))
+    pointer = _pointer(store, ref)
+    manifest = read_manifest(store, pointer.digest)
+    if (manifest.kind, manifest.name) != (ref.kind, ref.name):
+        raise StoreError(
+            f"the pointer of {ref} in the store {store.location} leads to {manifest.kind}:{manifest.name}"
+        )
+    return Version(ref, pointer.digest, manifest, pointer.created, pointer.run)
 
 
 def read_manifest(store: Store, digest: Digest) -> Manifest:
     """Read an artifact's manifest by digest, verified."""
-    item = json.loads(read_verified(store, digest))
+    data = read_verified(store, digest, limit=MAX_MANIFEST)
     try:
+        item = json.loads(data)
         if item["schema"] != _SCHEMA:
             raise ValueError(f"schema {item['schema']!r}")
-        entry = item["entry"]
+        kind, entry, size, files = item["kind"], item["entry"], item["size"], item["files"]
+        if kind not in KINDS or type(size) is not int or type(files) is not int or min(size, files) < 0:
+            raise ValueError("kind, size or files")
+        if not isinstance(item["metadata"], dict):
+            raise ValueError("metadata")
         return Manifest(
-            kind=str(item["kind"]),
-            name=str(item["name"]),
-            format=str(item["format"]),
-            entry=None if entry is None else str(entry),
+            kind=kind,
+            name=check_name(item["name"], "name"),
+            format=check_name(item["format"], "format"),
+            entry=None if entry is None else check_path(entry),
             tree=parse_digest(item["tree"]),
-            size=int(item["size"]),
-            files=int(item["files"]),
+            size=size,
+            files=files,
             metadata=canonical.encode(item["metadata"]).decode(),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, MirageError) as error:
         raise StoreError(f"{digest} is not an artifact's manifest: {error!r}") from error
 
 
-def read_verified(store: Store, digest: Digest) -> bytes:
-    """A small blob's bytes; StoreError where they are not what the digest says."""
+def read_verified(store: Store, digest: Digest, *, limit: int = MAX_TREE) -> bytes:
+    """A small blob's bytes; StoreError where they are not what the digest says, or more than ``limit``."""
     with store.open(digest) as source:
-        data = source.read()
+        try:
+            data = source.read(limit + 1)
+        except OSError as error:
+            raise StoreError(f"cannot read {digest} in {store.location}: {error.strerror}") from error
+    if len(data) > limit:
+        raise StoreError(f"{digest} in the store {store.location} is larger than {limit >> 20} MiB")
     if of_bytes(data) != digest:
         raise StoreError(
-            f"the store {store.location} holds damaged bytes for {digest} (they hash to {of_bytes(data)})"
+            f"the store {store.location} holds damaged bytes for {digest} (they hash to {of_bytes(data)})",
+            hint="restore the blob from another copy of the store, or publish the artifact again",
         )
     return data
 
@@ -220,4 +299,7 @@ def verify_blob(store: Store, digest: Digest) -> bool:
     if not store.has(digest):
         return False
     with store.open(digest) as source:
-        return of_file(source) == digest
+        try:
+            return of_file(source) == digest
+        except OSError:
+            return False

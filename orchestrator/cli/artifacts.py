@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,16 +28,23 @@ def artifact() -> None:
 @click.argument("pattern", metavar="[PATTERN]", default="*")
 @_JSON
 def ls(pattern: str, as_json: bool) -> None:
-    """List the versions in the store whose id fits PATTERN ('model:*')."""
+    """List the versions in the store; PATTERN is a part of the id, or a shell pattern ('model:*')."""
     from fnmatch import fnmatchcase
 
     from orchestrator.artifacts import version
 
     store = Workplace.here().store
-    found = [version.load(store, ref) for ref in version.every(store) if fnmatchcase(str(ref), pattern)]
+    found = [
+        version.load(store, ref)
+        for ref in version.every(store)
+        if fnmatchcase(str(ref), pattern) or pattern in str(ref)
+    ]
     found.sort(key=lambda each: (each.created, str(each.ref)), reverse=True)
     if as_json:
         print_json({"artifacts": [_json(each) for each in found]})
+        return
+    if not found:
+        print("no artifacts" if pattern == "*" else f"no artifact fits {pattern!r}", file=sys.stderr)
         return
     rows = [
         (str(v.ref), readable_size(v.manifest.size), str(v.manifest.files), v.created, v.run or "-")
@@ -115,7 +123,8 @@ def add(path: Path, target: str, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Where to (default: its file's name, or NAME-VERSION, here).",
 )
-def get(id: str, output: Path | None) -> None:
+@_JSON
+def get(id: str, output: Path | None, as_json: bool) -> None:
     """Copy an artifact's files out of the store, verified; never over something that exists."""
     from orchestrator.artifacts import by_hand, version
 
@@ -123,7 +132,10 @@ def get(id: str, output: Path | None) -> None:
     found = version.resolve(store, id)
     target = output or Path(found.manifest.entry or f"{found.ref.name}-{found.ref.version}")
     by_hand.copy_out(store, found, target)
-    print(target)
+    if as_json:
+        print_json({**_json(found), "path": str(target)})
+    else:
+        print(target)
 
 
 def _json(found: Version) -> dict[str, Json]:

@@ -1,4 +1,4 @@
-"""`mirage doctor`: whether this machine and project are ready, each finding with what to do. Changes nothing."""
+"""`mirage doctor`: whether this machine and project are ready, each finding with what to do. Repairs nothing."""
 
 from __future__ import annotations
 

@@ -31,7 +31,10 @@ def build(name: str | None, fresh: bool, as_json: bool) -> None:
     """Make the base NAME (default: the project's) and load it into the engine."""
     place = Workplace.here()
     bases = place.bases
-    _tell(bases.resolve(name or place.settings.base, bases.platform(), fresh=fresh), as_json)
+    wanted = name or place.settings.base
+    build_anew = fresh and not any(mark in wanted for mark in ":/@")
+    find = bases.from_recipe if build_anew else bases.resolve
+    _tell(find(wanted, bases.platform(), fresh=fresh), as_json)
 
 
 @base.command("pin", context_settings=_HELP)
@@ -49,14 +52,15 @@ def pin(name: str | None, as_json: bool) -> None:
 
 @base.command("show", context_settings=_HELP)
 @click.argument("name", required=False)
+@click.option("--packages", is_flag=True, help="List the Debian packages in it too.")
 @_JSON
-def show(name: str | None, as_json: bool) -> None:
-    """Show the base NAME (default: the project's): digest, Python, Debian packages."""
+def show(name: str | None, packages: bool, as_json: bool) -> None:
+    """Show the base NAME (default: the project's), made first where it is not known yet."""
     place = Workplace.here()
     bases = place.bases
     found = bases.resolve(name or place.settings.base, bases.platform())
     _tell(found, as_json)
-    if not as_json:
+    if packages and not as_json:
         for package, version in found.packages:
             print(f"    {package} {version}")
 
@@ -94,7 +98,13 @@ def image() -> None:
 
 @image.command("build", context_settings=_HELP)
 @click.option("--config", "config_file", required=True, type=click.Path(path_type=Path), help="The config.")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=V", help="Change a value of the config.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=V",
+    help="Change a value of the config (+A.B=V adds one).",
+)
 @click.option("--snapshot", is_flag=True, help="Take a dirty tree as a snapshot commit.")
 @click.option("--no-cache", is_flag=True, help="Build base, environment and image anew, and compare.")
 @_JSON
@@ -102,16 +112,15 @@ def build_image(
     config_file: Path, overrides: tuple[str, ...], snapshot: bool, no_cache: bool, as_json: bool
 ) -> None:
     """Build the image that a run of this config would use, and load it into the engine."""
-    from orchestrator import run as runs
     from orchestrator.config import find_project, load_config, load_project
+    from orchestrator.prepare import Request, Stages, prepare
 
     start = config_file.resolve().parent
     project = load_project(find_project(start if start.is_dir() else Path.cwd()))
     flags: dict[str, Json] = {"dirty": "snapshot"} if snapshot else {}
     config = load_config(project, config_file, overrides, flags)
     place = Workplace(project, config.settings)
-    request = runs.Request(config, overrides, no_cache=no_cache)
-    prepared = runs.prepare(request, place.services(), runs.Stages())
+    prepared = prepare(Request(config, overrides, no_cache=no_cache), place.services(), Stages())
     built = prepared.image
     if as_json:
         told: dict[str, Json] = {

@@ -14,7 +14,7 @@ from orchestrator.cli.terminal import print_json
 @click.option("--name", help="The project's name (default: the folder's).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def init(folder: Path, name: str | None, as_json: bool) -> None:
-    """Make a new project in DIR (default: here); existing files are never touched."""
+    """Make a new project in DIR (default: here), unless one of its files exists there already."""
     from orchestrator.skeleton import write_skeleton
 
     written = write_skeleton(folder, name)

@@ -43,13 +43,20 @@ def ls(where: str | None, branch: str | None, sort: str | None, limit: int | Non
         own = Comparison("branch", "~", Value(branch, branch))
         expression = own if expression is None else And((own, expression))
     rows: list[_Line] = []
+    unknown = set() if expression is None else set(grammar.paths(expression))
+    if order is not None:
+        unknown.add(order.path)
     for line in _lines(Workplace.here().catalog):
+        unknown = {path for path in unknown if line.lookup(path) is None}
         if expression is None or grammar.matches(expression, line.lookup):
             rows.append(line)
             if order is None and len(rows) == limit:
                 break
     if order is not None:
         rows = grammar.order(rows, order, lambda line, path: line.lookup(path))[:limit]
+    for path in sorted(unknown):
+        hint = f" (did you mean metrics.{path} or config.{path}?)" if "." not in path else ""
+        print(f"warning: no run that was looked at has a value of {path}{hint}", file=sys.stderr)
     if as_json:
         print_json({"runs": [line.summary() for line in rows]})
     elif rows:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator import __version__
 from orchestrator.cli.terminal import print_json
 from orchestrator.cli.wiring import Workplace, warm_up
+from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
@@ -19,9 +21,7 @@ _EXIT = {"succeeded": 0, "failed": 1, "interrupted": 130, "lost": 8}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--config", "config_file", required=True, type=click.Path(path_type=Path), help="The config to run."
-)
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="The config to run.")
 @click.option(
     "--set",
     "overrides",
@@ -37,9 +37,10 @@ _EXIT = {"succeeded": 0, "failed": 1, "interrupted": 130, "lost": 8}
 @click.option("--gpus", metavar="N|all|IDS", help="GPUs for the workflow.")
 @click.option("--no-cache", is_flag=True, help="Build base, environment and image anew, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.argument("extra", nargs=-1)
+@click.version_option(__version__, prog_name="mirage-run")
+@click.argument("extra", metavar="[-- ARGUMENTS...]", nargs=-1)
 def run(
-    config_file: Path,
+    config_file: Path | None,
     overrides: tuple[str, ...],
     workflow: str | None,
     snapshot: bool,
@@ -53,9 +54,16 @@ def run(
 
     Arguments after -- go to the workflow.
     """
+    if config_file is None:
+        near = (
+            f"did you mean --config {extra[0]}?" if extra and extra[0].endswith((".yaml", ".yml")) else None
+        )
+        raise ConfigError(
+            "which config? --config FILE is missing",
+            hint=near or "for example --config configs/experiment_001.yaml",
+        )
     warm_up()
     from orchestrator.config import find_project, load_config, load_project
-    from orchestrator.errors import ConfigError
 
     start = config_file.resolve().parent
     if not start.is_dir():
@@ -77,10 +85,11 @@ def run(
             hint="take the secrets out of the config; the run was not started",
         )
     from orchestrator import run as runs
+    from orchestrator.prepare import Request
 
     place = Workplace(project, config.settings)
     _settle_orphans(place)
-    request = runs.Request(config, overrides, extra, no_cache)
+    request = Request(config, overrides, extra, no_cache)
     finished = runs.run(request, place.services())
     if as_json:
         print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from orchestrator.image.library import Library
     from orchestrator.journal import RunFolders
     from orchestrator.ports import Engine, Reporter, Store
+    from orchestrator.prepare import Services
     from orchestrator.recover import Recovery
-    from orchestrator.run import Services
 
 
 def warm_up() -> None:
@@ -105,8 +105,17 @@ class Workplace:
     def bases(self) -> Bases:
         """The bases."""
         from orchestrator.image.base import Bases
+        from orchestrator.image.handover import gather
 
-        return Bases(self.engine, self.library, self.project.folder, self.reporter)
+        build = self.settings.build
+        return Bases(
+            self.engine,
+            self.library,
+            self.project.folder,
+            self.reporter,
+            handover=lambda: gather(build.ca_bundle, build.index, os.environ),
+            network=build.network,
+        )
 
     @cached_property
     def recovery(self) -> Recovery:
@@ -117,7 +126,7 @@ class Workplace:
 
     def services(self) -> Services:
         """All that a run works with."""
-        from orchestrator.run import Services
+        from orchestrator.prepare import Services
 
         return Services(
             project=self.project,

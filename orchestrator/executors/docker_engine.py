@@ -7,10 +7,11 @@ high-level one asks several more questions per call.
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import docker
 import requests
@@ -19,10 +20,21 @@ import urllib3
 from orchestrator.digest import CHUNK
 from orchestrator.errors import EngineError
 from orchestrator.executors.endpoint import Endpoint
-from orchestrator.ports import ContainerSpec, ContainerState, EngineInfo, LoadedImage, Reporter
+from orchestrator.ports import (
+    BuildFailed,
+    BuildSpec,
+    ContainerSpec,
+    ContainerState,
+    EngineInfo,
+    LoadedImage,
+    Reporter,
+)
 
 # Seconds for an answer to an ordinary call; waiting and following have none.
 _ANSWER = 120
+_STEP = re.compile(r"step (\d+)/\d+ ?: ", re.I)  # docker's classic builder, and podman in capitals
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the classic builder prints what comes from stderr in red
+_LAST_LINES = 20
 
 
 class DockerEngine:
@@ -123,6 +135,48 @@ class DockerEngine:
                 if "error" in line:
                     raise EngineError(f"cannot pull {reference}: {line['error']}")
 
+    def build(self, context: BinaryIO, spec: BuildSpec, reporter: Reporter) -> str:
+        """Build a Dockerfile with the engine's classic builder: the SDK has no session for another one."""
+        step: int | None = None
+        image_id = ""
+        said: list[str] = []
+        with _told("build an image"):
+            answers = self._api.build(
+                fileobj=context,
+                custom_context=True,
+                dockerfile=spec.dockerfile,
+                buildargs=dict(spec.arguments),
+                network_mode=spec.network,
+                platform=spec.platform,
+                nocache=spec.fresh,
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for answer in answers:
+                if "error" in answer:
+                    raise BuildFailed(
+                        str(answer["error"]).strip(), step=step, output="\n".join(said[-_LAST_LINES:])
+                    )
+                image_id = str((answer.get("aux") or {}).get("ID") or image_id)
+                for line in _COLOUR.sub("", str(answer.get("stream") or "")).splitlines():
+                    if not line.strip():
+                        continue
+                    reporter.detail(line)
+                    begun = _STEP.match(line)
+                    if begun:
+                        step, said = int(begun[1]), []
+                    elif not line.startswith(("Removing intermediate container", " ---> ")):
+                        said.append(line)
+        if not image_id:
+            raise EngineError("the engine ended a build without telling the image's id")
+        return image_id
+
+    def export(self, container: str) -> Iterator[bytes]:
+        """The file system of a container as a tar."""
+        with _told("export the container's file system"):
+            yield from self._api.export(container, chunk_size=CHUNK)
+
     def tag(self, image_id: str, reference: str) -> None:
         """Give an image a name."""
         repository, _, tag = reference.rpartition(":")
@@ -185,18 +239,21 @@ class DockerEngine:
             self._api.start(container)
 
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
-        """Follow a container's output from now on."""
+        """Follow a container's output from now on.
+
+        Only for one that is not started yet: docker-py reads past what arrives together with the answer's
+        head, so that the first output of a running container would be lost.
+        """
         with _told("attach to the container"):
             stream = self._api.attach(
                 container, stdout=True, stderr=True, stream=True, logs=False, demux=True
             )
         return _named(stream)
 
-    def logs(self, container: str) -> Iterator[tuple[str, bytes]]:
-        """All output that the engine kept so far."""
+    def logs(self, container: str, *, follow: bool) -> Iterator[bytes]:
+        """All output that the engine kept so far, and what follows while the container runs."""
         with _told("read the container's log"):
-            stream = self._api.attach(container, stdout=True, stderr=True, stream=True, logs=True, demux=True)
-        return _named(stream)
+            yield from self._api.logs(container, stdout=True, stderr=True, stream=True, follow=follow)
 
     def wait(self, container: str) -> None:
         """Return when the container is no longer running, or when the connection broke."""
@@ -324,7 +381,7 @@ def _told(what: str) -> Iterator[None]:
         reason = _reason(error)
         hint = None
         if "no space left" in reason.lower():
-            hint = "the engine's disk is full: `mirage gc`, or `docker system prune`, frees space there"
+            hint = "the engine's disk is full: `docker system prune` frees space there"
         elif "could not select device driver" in reason:
             hint = (
                 "this engine has no GPU support: install the NVIDIA container toolkit, or run without --gpus"

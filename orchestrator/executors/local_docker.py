@@ -144,7 +144,9 @@ class LocalDocker:
                 "metadata": canonical.decode(item.metadata),
             }
         text = json.dumps({"schema": "mirage-inputs/1", "inputs": listed}, sort_keys=True)
-        (top / "inputs.json").write_text(text)
+        _write_readable(top / "inputs.json", text)
+        for made in (top, top / "trees", *(top / "trees" / str(number) for number in place.values())):
+            made.chmod(0o755)
         return [Mount(str(top.resolve()), "/mirage/in", read_only=True), *mounts]
 
     def _accounts(self, folder: Path, uid: int, gid: int) -> list[Mount]:
@@ -153,8 +155,8 @@ class LocalDocker:
         user = "" if uid == 0 else f"mirage:x:{uid}:{gid}:mirage:/mirage/tmp:/bin/sh\n"
         own = "" if gid == 0 else f"mirage:x:{gid}:\n"
         nobody = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-        passwd.write_text(f"root:x:0:0:root:/root:/bin/sh\n{user}{nobody}")
-        group.write_text(f"root:x:0:\n{own}nogroup:x:65534:\n")
+        _write_readable(passwd, f"root:x:0:0:root:/root:/bin/sh\n{user}{nobody}")
+        _write_readable(group, f"root:x:0:\n{own}nogroup:x:65534:\n")
         return [Mount(str(path.resolve()), f"/etc/{path.name}", read_only=True) for path in (passwd, group)]
 
     def start(self, handle: str) -> None:
@@ -165,9 +167,9 @@ class LocalDocker:
         """Its output; called before ``start`` nothing is missed."""
         return self._engine.attach(handle)
 
-    def replay(self, handle: str) -> Iterator[tuple[str, bytes]]:
-        """All output so far, and what follows while it runs."""
-        return self._engine.logs(handle)
+    def replay(self, handle: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
+        """The output that the engine kept so far (which stream it was, it does not tell), and what follows."""
+        return (("stdout", data) for data in self._engine.logs(handle, follow=follow))
 
     def wait(self, handle: str) -> Ended | None:
         """Block until it has ended; a broken wait is never believed, the container is inspected again."""
@@ -218,6 +220,12 @@ class LocalDocker:
             shutil.rmtree(self._runs / run_id / name, ignore_errors=True)
         for name in ("passwd", "group"):
             (self._runs / run_id / name).unlink(missing_ok=True)
+
+
+def _write_readable(path: Path, text: str) -> None:
+    """Write a file that the run's user can read, whatever this process's umask is."""
+    path.write_text(text)
+    path.chmod(0o644)
 
 
 def ended(state: ContainerState) -> Ended:

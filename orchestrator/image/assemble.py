@@ -41,15 +41,17 @@ class RunImage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run image is made of."""
+    """Everything that a run image is made of; nothing in it depends on an option of the call.
 
-    project: str
+    ``title`` is the project's name where project.yaml gives one.
+    """
+
+    title: str | None
     snapshot: Snapshot
     config: Config
     lock: Lock
     base: Base
     environment: Environment
-    argv: tuple[str, ...]
 
 
 def sdk_layer() -> bytes:
@@ -100,7 +102,7 @@ def provide(
         image = _assemble(recipe, key, sdk, library)
         result: dict[str, Json] = {
             "digest": image.digest,
-            "created": time.time_ns(),
+            "created": str(time.time_ns()),
             "config": image.config.decode(),
             "manifest": image.manifest.decode(),
         }
@@ -196,11 +198,12 @@ def _run_config(recipe: Recipe, key: Key) -> RunConfig:
         "org.opencontainers.image.base.digest": recipe.base.digest,
         "org.opencontainers.image.created": timestamp(recipe.snapshot.commit_time),
         "org.opencontainers.image.revision": recipe.snapshot.commit,
-        "org.opencontainers.image.title": recipe.project,
     }
+    if recipe.title is not None:
+        labels["org.opencontainers.image.title"] = recipe.title
     return RunConfig(
         env=tuple(sorted(env.items())),
-        cmd=recipe.argv,
+        cmd=("python", "-m", recipe.config.committed.workflow, "--config", recipe.config.path),
         working_dir="/workspace",
         user=_IMAGE_USER,
         labels=tuple(sorted(labels.items())),

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import py_compile
+import re
 import shutil
 import sys
 from typing import Any
@@ -32,6 +33,7 @@ NOISE = (
     "bin/activate.fish",
     "bin/activate.nu",
     "bin/activate.ps1",
+    "bin/activate.xsh",
     "bin/activate_this.py",
     "bin/deactivate.bat",
     "bin/pydoc.bat",
@@ -50,7 +52,7 @@ def distributions(site: str) -> list[tuple[str, str, str]]:
     for item in sorted(os.listdir(site)):
         if item.endswith(".dist-info"):
             name, _, version = item[: -len(".dist-info")].partition("-")
-            found.append((name.replace("_", "-").lower(), version, os.path.join(site, item)))
+            found.append((re.sub(r"[-_.]+", "-", name).lower(), version, os.path.join(site, item)))
     return found
 
 
@@ -172,30 +174,35 @@ def describe(site: str) -> list[dict[str, Any]]:
     return found
 
 
-def check_records(site: str) -> list[str]:
-    """Installed files whose bytes are not what their RECORD says (a torn install, a hostile overwrite)."""
+def damaged(site: str, contested: set[str]) -> list[str]:
+    """Packages with files that are missing or not what their RECORD says, but for files that others claim too."""
     wrong: list[str] = []
-    for _, _, folder in distributions(site):
+    for name, _, folder in distributions(site):
         for row in record_rows(folder):
-            if len(row) < 2 or not row[1].startswith("sha256="):
+            if len(row) < 2 or not row[1].startswith("sha256=") or os.path.normpath(row[0]) in contested:
                 continue
-            path = os.path.normpath(os.path.join(site, row[0]))
-            with open(path, "rb") as source:
-                found = base64.urlsafe_b64encode(hashlib.sha256(source.read()).digest()).rstrip(b"=").decode()
-            if found != row[1][len("sha256=") :]:
-                wrong.append(row[0])
+            try:
+                with open(os.path.normpath(os.path.join(site, row[0])), "rb") as source:
+                    digest = hashlib.sha256(source.read()).digest()
+            except FileNotFoundError:
+                digest = b""
+            if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != row[1][len("sha256=") :].rstrip("="):
+                wrong.append(name)
+                break
     return wrong
 
 
 def main() -> None:
-    """`overlaps` prints the clashes as JSON; `finish OUT` cleans, compiles and writes the layer and its manifest."""
+    """`inspect` prints clashes and damage as JSON; `finish OUT` cleans, compiles and writes the layer and its manifest."""
     site = site_packages()
-    if sys.argv[1] == "overlaps":
-        print(json.dumps(overlaps(site)))
+    if sys.argv[1] == "inspect":
+        clashes = overlaps(site)
+        contested = {str(clash["path"]) for clash in clashes}
+        print(json.dumps({"overlaps": clashes, "damaged": damaged(site, contested)}))
         return
     out = sys.argv[2]
-    packages = describe(site)
     clean(site)
+    packages = describe(site)
     compile_all(sources(site))
     with open(os.path.join(out, "layer.tar"), "wb") as target:
         layer.to_file(layer.scan(os.fsencode(VENV), b"opt/venv"), target)

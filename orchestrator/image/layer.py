@@ -41,10 +41,15 @@ class LayerError(ValueError):
 
 
 def check_path(path: bytes) -> bytes:
-    """Give the path back, or raise LayerError where it is empty, absolute or climbs out."""
+    """Give the path back, or raise LayerError where it is empty, absolute, climbs out, or is a whiteout.
+
+    A name that begins with `.wh.` would hide a file instead of being one (OCI image-spec, layer.md, "Whiteouts").
+    """
     parts = path.split(b"/")
     if not path or path.startswith(b"/") or b"\0" in path or any(p in (b"", b".", b"..") for p in parts):
         raise LayerError(f"a layer cannot hold the path {path!r}")
+    if any(p.startswith(b".wh.") for p in parts):
+        raise LayerError(f"a layer cannot hold the name {path!r}: .wh. marks what a layer hides")
     return path
 
 
@@ -152,43 +157,81 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
     return [found[path] for path in sorted(found)]
 
 
-def write(entries: Iterable[Entry], sink: Callable[[bytes], object]) -> None:
-    """Write the layer to ``sink``, piece by piece; a piece is at most about 1 MiB.
+def write(entries: Iterable[Entry], sink: Callable[[memoryview], object]) -> None:
+    """Write the layer to ``sink``, in pieces of 1 MiB, each valid until the sink returns.
 
     Raises LayerError for a bad path, or where a source file's size changes while it is read.
     """
+    batch = _Batch(sink)
     for entry in in_order(entries):
         if entry.kind == "dir":
-            sink(header(entry.path + b"/", 0o755, 0, b"5"))
+            batch.add(header(entry.path + b"/", 0o755, 0, b"5"))
         elif entry.kind == "link":
-            sink(header(entry.path, 0o777, 0, b"2", entry.data))
+            batch.add(header(entry.path, 0o777, 0, b"2", entry.data))
         elif entry.source is None:
             mode = 0o755 if entry.executable else 0o644
-            sink(header(entry.path, mode, len(entry.data), b"0") + entry.data + padding(len(entry.data)))
+            batch.add(header(entry.path, mode, len(entry.data), b"0"))
+            batch.add(entry.data)
+            batch.add(padding(len(entry.data)))
         else:
-            _write_file(entry, sink)
-    sink(b"\0" * (2 * _BLOCK))
+            _write_file(entry, entry.source, batch)
+    batch.add(b"\0" * (2 * _BLOCK))
+    batch.flush()
 
 
-def _write_file(entry: Entry, sink: Callable[[bytes], object]) -> None:
-    assert entry.source is not None
-    descriptor = os.open(entry.source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+class _Batch:
+    """One buffer, used again and again: fresh memory for each file costs as much as hashing it."""
+
+    def __init__(self, sink: Callable[[memoryview], object]) -> None:
+        self._sink = sink
+        self._view = memoryview(bytearray(_CHUNK))
+        self._used = 0
+
+    def add(self, data: bytes) -> None:
+        """Add bytes."""
+        start = 0
+        while start < len(data):
+            piece = (
+                data[start : start + _CHUNK - self._used]
+                if start or len(data) > _CHUNK - self._used
+                else data
+            )
+            self._view[self._used : self._used + len(piece)] = piece
+            start += len(piece)
+            self._took(len(piece))
+
+    def read(self, descriptor: int, most: int) -> int:
+        """Add up to ``most`` bytes of an open file; gives how many, 0 at its end."""
+        count = os.readv(descriptor, [self._view[self._used : self._used + most]])
+        self._took(count)
+        return count
+
+    def flush(self) -> None:
+        """Hand over what is there."""
+        if self._used:
+            self._sink(self._view[: self._used])
+            self._used = 0
+
+    def _took(self, count: int) -> None:
+        self._used += count
+        if self._used == _CHUNK:
+            self.flush()
+
+
+def _write_file(entry: Entry, source: bytes, batch: _Batch) -> None:
+    descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     try:
         size = os.fstat(descriptor).st_size
-        pieces = [header(entry.path, 0o755 if entry.executable else 0o644, size, b"0")]
+        batch.add(header(entry.path, 0o755 if entry.executable else 0o644, size, b"0"))
         left = size
         while left:
-            chunk = os.read(descriptor, min(left, _CHUNK))
-            if not chunk:
-                raise LayerError(f"{entry.source!r} became shorter while it was read")
-            left -= len(chunk)
-            pieces.append(chunk)
-            if len(chunk) == _CHUNK or len(pieces) > 8:
-                sink(b"".join(pieces))
-                pieces = []
+            count = batch.read(descriptor, left)
+            if not count:
+                raise LayerError(f"{source!r} became shorter while it was read")
+            left -= count
         if os.read(descriptor, 1):
-            raise LayerError(f"{entry.source!r} became longer while it was read")
-        sink(b"".join([*pieces, padding(size)]))
+            raise LayerError(f"{source!r} became longer while it was read")
+        batch.add(padding(size))
     finally:
         os.close(descriptor)
 
@@ -221,16 +264,16 @@ def scan(top: bytes, prefix: bytes) -> list[Entry]:
 
 def to_bytes(entries: Iterable[Entry]) -> bytes:
     """A small layer as one piece of memory."""
-    pieces: list[bytes] = []
-    write(entries, pieces.append)
-    return b"".join(pieces)
+    found = bytearray()
+    write(entries, found.extend)
+    return bytes(found)
 
 
 def to_file(entries: Iterable[Entry], target: BinaryIO) -> str:
     """Write the layer to an open file; gives the sha256 of its bytes as 64 hex digits."""
     hasher = hashlib.sha256()
 
-    def sink(piece: bytes) -> None:
+    def sink(piece: memoryview) -> None:
         hasher.update(piece)
         target.write(piece)
 

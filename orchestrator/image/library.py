@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
-from orchestrator.digest import CHUNK, Digest, hex_of, of_hasher, parse_digest
+from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_hasher, parse_digest
 from orchestrator.errors import ImageError
 from orchestrator.ports import BlobWriter, Store
 from orchestrator.store.folder import FolderStore
@@ -36,27 +36,19 @@ class Library:
         self._bank = bank
 
     def find(self, kind: str, key: Digest) -> dict[str, Json] | None:
-        """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable."""
-        found = self.ledger(kind, key)
-        return found[0] if found else None
+        """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable.
+
+        The store is asked only for what this machine does not know.
+        """
+        for place in (self._cache, self._bank):
+            found = _results(place, kind, key)
+            if found:
+                return _oldest_first(found)[0]
+        return None
 
     def ledger(self, kind: str, key: Digest) -> list[dict[str, Json]]:
-        """Everything that a key ever led to, oldest first."""
-        entries: dict[str, dict[str, Json]] = {}
-        for place in (self._cache, self._bank):
-            for name in place.keys(f"keys/{kind}/{hex_of(key)}/results/"):
-                data = place.read(name)
-                try:
-                    entry = canonical.decode(data or b"")
-                except ValueError as error:
-                    raise ImageError(
-                        f"{name} in {place.location} is not JSON", hint="remove that file"
-                    ) from error
-                if isinstance(entry, dict):
-                    entries.setdefault(name, entry)
-            if entries:
-                break
-        return sorted(entries.values(), key=lambda entry: str(entry.get("created")))
+        """Everything that a key ever led to, here or elsewhere, oldest first."""
+        return _oldest_first({**_results(self._bank, kind, key), **_results(self._cache, kind, key)})
 
     def keep(self, kind: str, key: Digest, manifest: bytes, result: dict[str, Json]) -> bool:
         """Write down that ``key`` (made of ``manifest``) led to ``result["digest"]``; True where that is drift."""
@@ -101,8 +93,48 @@ class Library:
         if not self._bank.has(digest) and self._cache.has(digest):
             self._bank.put_file(self._cache.blob_path(digest), digest=digest, link=True)
 
+    def bank_key(self, kind: str, key: Digest) -> None:
+        """Keep in the project's store too what this machine knows of a key, so that another machine finds it."""
+        top = f"keys/{kind}/{hex_of(key)}"
+        manifest = f"{top}/manifest.json"
+        if self._bank.read(manifest) is None:
+            for name in (
+                *self._cache.keys(f"{top}/results/"),
+                manifest,
+            ):  # the manifest last: the rest is there
+                data = self._cache.read(name)
+                if data is not None:
+                    self._bank.create(name, data)
+
+    @property
+    def cache_id(self) -> str:
+        """The identity of the machine's cache: how far the files of ``lock_path`` reach."""
+        return hex_of(of_bytes(self._cache.read("store.json") or b""))[:24]
+
     def lock_path(self, name: str) -> Path:
         """The file that processes of this machine lock while they build ``name``."""
         folder = Path(self._cache.location) / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
+
+
+def _results(place: Store, kind: str, key: Digest) -> dict[str, dict[str, Json]]:
+    """The results of a key in one place, by name. Raises ImageError for one that is damaged."""
+    found: dict[str, dict[str, Json]] = {}
+    for name in place.keys(f"keys/{kind}/{hex_of(key)}/results/"):
+        try:
+            entry = canonical.decode(place.read(name) or b"")
+        except ValueError:
+            entry = None
+        expected = name.rpartition("/")[2].removesuffix(".json")
+        if not isinstance(entry, dict) or entry.get("digest") != f"sha256:{expected}":
+            raise ImageError(
+                f"{name} in {place.location} is damaged",
+                hint="remove that file: what it stands for is then built again",
+            )
+        found[name] = entry
+    return found
+
+
+def _oldest_first(found: dict[str, dict[str, Json]]) -> list[dict[str, Json]]:
+    return sorted(found.values(), key=lambda entry: str(entry.get("created")))

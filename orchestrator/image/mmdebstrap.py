@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import NoReturn
 from orchestrator import canonical, yamlcore
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ConfigError, ImageError, did_you_mean
-from orchestrator.image import debian
+from orchestrator.image import debian, dpkg
 from orchestrator.image.sealing import seal
 from orchestrator.process import ProgramMissing, lines
 
@@ -96,16 +95,7 @@ class Recipe:
     digest: Digest
 
 
-@dataclass(frozen=True, order=True)
-class Package:
-    """An installed Debian package."""
-
-    name: str
-    version: str
-    architecture: str
-
-
-Packages = tuple[Package, ...]
+Packages = tuple[tuple[str, str], ...]  # names and versions
 
 
 def find_recipe(name: str, project: Path | None = None) -> Path:
@@ -184,7 +174,7 @@ def build_rootfs(recipe: Recipe, out: Path, *, report: Callable[[str], None]) ->
     try:
         with _inputs(recipe) as inputs:
             _run(_command(recipe, part, inputs), report)
-        packages = _installed(part)
+        packages = dpkg.installed(part)
         _check_python(recipe, packages)
         with sealed.open("wb") as target:
             seal(part, target.write)
@@ -318,28 +308,8 @@ def _explain(said: str, code: int | None) -> NoReturn:
     )
 
 
-def _installed(tar: Path) -> Packages:
-    """What dpkg's status file in the tar says is installed. Raises ImageError where there is none."""
-    with tarfile.open(tar, "r:") as archive:
-        for member in archive:
-            if member.name in ("./var/lib/dpkg/status", "var/lib/dpkg/status"):
-                stream = archive.extractfile(member)
-                if stream is not None:
-                    return tuple(sorted(_parse_status(stream.read().decode("utf-8"))))
-    raise ImageError("the new root file system has no dpkg status", hint="run it again")
-
-
 def _check_python(recipe: Recipe, packages: Packages) -> None:
-    versions = [package.version for package in packages if package.name == "python3"]
+    versions = [version for name, version in packages if name == "python3"]
     if not versions or not versions[0].startswith(f"{recipe.python}."):
         got = f"brings {versions[0]}" if versions else "has no package python3"
         raise ImageError(f"recipe {recipe.name} says python {recipe.python}, but {recipe.suite} {got}")
-
-
-def _parse_status(text: str) -> Iterator[Package]:
-    for paragraph in text.split("\n\n"):
-        fields = dict(
-            line.split(": ", 1) for line in paragraph.split("\n") if re.match(r"[A-Z][\w-]*: ", line)
-        )
-        if fields.get("Status", "").endswith(" installed"):
-            yield Package(fields["Package"], fields["Version"], fields["Architecture"])

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
-from orchestrator.digest import Digest, hex_of, of_bytes
+from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
+from orchestrator.errors import StoreError
 from orchestrator.image.layer import header, padding
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -128,17 +130,21 @@ def _manifest(config: bytes, layers: Iterable[Layer]) -> bytes:
 
 
 def parse(config: bytes, manifest: bytes) -> Image:
-    """Read back an image that this module wrote; raises ValueError or KeyError where it is not one."""
-    described = canonical.decode(config)
-    listed = canonical.decode(manifest)
-    if not isinstance(described, dict) or not isinstance(listed, dict):
-        raise ValueError("an image's config and manifest are JSON objects")
-    history = [str(item["created_by"]) for item in described["history"]]  # type: ignore[union-attr, index, call-overload]
-    layers = tuple(
-        Layer(Digest(str(item["digest"])), int(item["size"]), created_by)  # type: ignore[index, call-overload, arg-type]
-        for item, created_by in zip(listed["layers"], history, strict=True)  # type: ignore[arg-type]
-    )
-    return Image(config, manifest, layers)
+    """Read back an image that this module wrote; raises ValueError where it is not one, or not whole."""
+    described: Any = canonical.decode(config)
+    listed: Any = canonical.decode(manifest)
+    try:
+        layers = tuple(
+            Layer(parse_digest(item["digest"]), int(item["size"]), str(history["created_by"]))
+            for item, history in zip(listed["layers"], described["history"], strict=True)
+        )
+        named = (listed["config"]["digest"], tuple(described["rootfs"]["diff_ids"]))
+    except (KeyError, TypeError, StoreError) as error:
+        raise ValueError(f"not an image's config and manifest: {error}") from error
+    image = Image(config, manifest, layers)
+    if named != (image.config_digest, image.diff_ids):
+        raise ValueError("an image's config and manifest do not belong together")
+    return image
 
 
 def _file(name: str, body: bytes) -> bytes:

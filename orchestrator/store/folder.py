@@ -6,11 +6,11 @@ leaves only files under `staging/`, never a torn blob or object.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
-import shutil
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,11 +19,14 @@ from typing import BinaryIO
 from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest
 from orchestrator.errors import StoreError
+from orchestrator.store.disk import NO_LINK, sync, told, write_all
+from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
 FORMAT = "mirage-store/1"
 _KEY_PART = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-# A blob's time stamp is fixed: hard links of it are mounted into runs, and a changed stamp tells tampering.
-BLOB_MTIME = 1
+_EMPTY = of_bytes(b"")
+# What a dead process left under `staging/` goes after this many seconds; a living one is never that slow.
+_STALE = 7 * 24 * 3600.0
 
 
 class FolderStore:
@@ -31,7 +34,9 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known_folders: set[Path] = set()
+        self._staging = str(root / "staging")
+        self._blobs = str(root / "blobs" / "sha256")
+        self._known_folders: set[str] = set()
 
     @property
     def location(self) -> str:
@@ -45,33 +50,126 @@ class FolderStore:
         Raises StoreError where the folder cannot be used or holds a store of another format.
         """
         store = cls(root)
-        with _told(f"open the store {root}"):
-            root.mkdir(parents=True, exist_ok=True)
         described = store.read("store.json")
         if described is None:
-            identity = {"format": FORMAT, "id": secrets.token_hex(16)}
-            store.create("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-            store.create("store.json", canonical.encode(dict(identity)))
+            store._make()
             described = store.read("store.json")
         try:
             content = canonical.decode(described or b"")
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise StoreError(
                 f"{root} holds a store of another format (expected {FORMAT})",
                 hint="use the Mirage version that made it, or name another folder under `store:`",
             )
+        store._sweep()
         return store
 
+    def _make(self) -> None:
+        """Make a new store; `store.json` comes last, so that one half made is made on at the next opening."""
+        with told(f"open the store {self._root}"):
+            self._make_folder(str(self._root))
+            self._make_folder(self._staging)
+            self._make_folder(self._blobs)
+            # All of them now: a publish then makes no folder, and has none to make durable.
+            for number in range(256):
+                os.makedirs(os.path.join(self._blobs, f"{number:02x}"), exist_ok=True)
+            sync(self._blobs)
+        self._probe()
+        self.create("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        self.create("store.json", canonical.encode({"format": FORMAT, "id": secrets.token_hex(16)}))
+
+    def _probe(self) -> None:
+        """See that this file system gives a name once: everything that is created at most once rests on it."""
+        first, second = (f"{staged_name(self)}.{number}" for number in "12")
+        try:
+            with told(f"open the store {self._root}"):
+                for name in (first, second):
+                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+                try:
+                    os.link(first, second)
+                except FileExistsError:
+                    os.unlink(second)
+                else:
+                    raise StoreError(
+                        f"the file system of {self._root} lets a second publisher replace a first"
+                    )
+                try:
+                    os.link(first, second)
+                except OSError as error:
+                    if error.errno not in NO_LINK:
+                        raise
+                    raise StoreError(
+                        f"the file system of {self._root} has no hard links ({error.strerror}), "
+                        "which is how a version is given to one publisher only",
+                        hint="name a folder on another one under `store:` (ext4, XFS, Btrfs, tmpfs, NFS have them)",
+                    ) from error
+        finally:
+            for name in (first, second):
+                with suppress(OSError):
+                    os.unlink(name)
+
+    def _sweep(self) -> None:
+        """Remove what processes left under `staging/` that died long ago."""
+        with suppress(OSError), os.scandir(self._staging) as items:
+            for item in items:
+                # not mtime, which a finished blob has fixed
+                if item.stat(follow_symlinks=False).st_ctime < time.time() - _STALE:
+                    os.unlink(item.path)
+
     def has(self, digest: Digest) -> bool:
-        """Whether the blob is there."""
-        return self.blob_path(digest).exists()
+        """Whether the blob is there; one that was written to since it was stored is hashed first."""
+        return self.present(digest, None)
+
+    def present(self, digest: Digest, size: int | None) -> bool:
+        """Whether the blob is there and may be trusted: a file, of that size, with an untouched time stamp.
+
+        A torn file (not ours: ours are synced before they are named) is not, and is then written anew.
+        """
+        path = self._blob(digest)
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StoreError(f"cannot look for {digest} in {self._root}: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        expected = status.st_size if size is None else size
+        if status.st_size != expected or (status.st_size == 0) != (digest == _EMPTY):
+            return False
+        return status.st_mtime_ns == BLOB_MTIME * 10**9 or self._proved(digest)
+
+    def _proved(self, digest: Digest) -> bool:
+        with self.open(digest) as source:
+            try:
+                if of_file(source) != digest:
+                    return False
+            except OSError:
+                return False
+        with suppress(OSError):  # it may be another user's; it is then hashed each time
+            os.utime(self._blob(digest), (BLOB_MTIME, BLOB_MTIME))
+        return True
+
+    def _blob(self, digest: Digest) -> str:
+        name = hex_of(parse_digest(digest))
+        return f"{self._blobs}/{name[:2]}/{name}"
 
     def blob_path(self, digest: Digest) -> Path:
         """Where a blob lies."""
-        name = hex_of(parse_digest(digest))
-        return self._root / "blobs" / "sha256" / name[:2] / name
+        return Path(self._blob(digest))
+
+    def room_for(self, digest: Digest) -> str:
+        """Where a blob goes; its folder is there."""
+        path = self._blob(digest)
+        self._make_folder(os.path.dirname(path))
+        return path
+
+    def staging(self) -> str:
+        """The folder for unfinished files."""
+        self._make_folder(self._staging)
+        return self._staging
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading."""
@@ -85,100 +183,155 @@ class FolderStore:
             raise StoreError(f"cannot read {digest}: {error.strerror}") from error
 
     def put(self, data: bytes) -> Digest:
-        """Keep small bytes as a blob."""
+        """Keep small bytes as a blob; where it is there already, it is compared."""
         digest = of_bytes(data)
-        if not self.has(digest):
-            with self.writer() as writer:
-                writer.write(data)
-                writer.commit()
+        with suppress(OSError, StoreError):
+            if self.present(digest, len(data)):
+                if self.blob_path(digest).read_bytes() == data:
+                    sync(os.path.dirname(self._blob(digest)))
+                    return digest
+                self._doubt(digest)
+        with self.writer() as writer:
+            writer.write(data)
+            writer.commit()
         return digest
 
+    def _doubt(self, digest: Digest) -> None:
+        """Mark a blob whose bytes were seen to be wrong: whoever stores it next replaces it."""
+        with suppress(OSError):
+            os.utime(self._blob(digest))
+
     @contextmanager
-    def writer(self) -> Iterator[_Writer]:
+    def writer(self) -> Iterator[Writer]:
         """Write a blob of any size; without a commit nothing stays behind."""
-        with _told(f"write to the store {self._root}"):
-            writer = _Writer(self, self._staged())
+        with told(f"write to the store {self._root}"):
+            writer = Writer(self)
         try:
             yield writer
         finally:
             writer.discard()
 
+    @contextmanager
+    def intake(self) -> Iterator[FolderIntake]:
+        """Take many files, which are durable and visible when this is left without an error."""
+        intake = FolderIntake(self)
+        try:
+            yield intake
+            intake.flush()
+        finally:
+            intake.discard()
+
     def put_file(self, path: Path, *, digest: Digest, link: bool) -> None:
         """Keep a file whose digest the caller just computed; a copy is hashed again while it is made."""
-        if self.has(digest):
+        if link and self._put_link(path, digest):
             return
-        with _told(f"keep {path.name} in the store {self._root}"):
-            if link:
-                staged = self._staged()
-                try:
-                    os.link(path, staged, follow_symlinks=False)
-                except OSError as error:
-                    if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP):
-                        raise
-                else:
-                    _sync_file(staged)
-                    self._name_blob(staged, digest)
-                    return
-        with path.open("rb") as source, self.writer() as writer:
-            for piece in iter(lambda: source.read(CHUNK), b""):
-                writer.write(piece)
+        with self.writer() as writer:
+            with told(f"read {path}"):
+                source = path.open("rb")
+            with source:
+                while piece := _read(source, path):
+                    writer.write(piece)
             found, _ = writer.commit()
         if found != digest:
             raise StoreError(f"{path.name} changed while it was stored (expected {digest}, got {found})")
+
+    def _put_link(self, path: Path, digest: Digest) -> bool:
+        """Keep a file by a second name of its own; False where only a copy will do."""
+        with told(f"keep {path.name} in the store {self._root}"):
+            status = os.lstat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise StoreError(f"{path} is not a regular file")
+            target = self.room_for(digest)
+            if not self.present(digest, status.st_size):
+                staged = staged_name(self)
+                try:
+                    os.link(path, staged, follow_symlinks=False)
+                    descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                    try:
+                        seal(descriptor)
+                        os.fsync(descriptor)
+                    finally:
+                        os.close(descriptor)
+                    os.rename(staged, target)
+                except OSError as error:
+                    if error.errno not in NO_LINK:
+                        raise
+                    return False
+                finally:
+                    # rename(2) leaves the old name where both are one file already
+                    with suppress(OSError):
+                        os.unlink(staged)
+            sync(os.path.dirname(target))
+        return True
 
     def materialise(self, digest: Digest, target: Path, *, executable: bool) -> None:
         """Make the blob appear at ``target``: mode 0444 by hard link, or 0555 as a copy of its own.
 
         The bytes are hashed; StoreError where they are not what the digest says.
         """
-        with self.open(digest) as source:
-            found = of_file(source)
-            if found != digest:
-                raise StoreError(
-                    f"the store {self._root} holds damaged bytes for {digest} (they hash to {found})",
-                    hint="restore the blob from another copy of the store, or publish the artifact again",
-                )
-            with _told(f"lay out {digest}"):
-                if not executable and os.fstat(source.fileno()).st_size:
-                    try:
-                        os.link(self.blob_path(digest), target)
-                        return
-                    except OSError as error:
-                        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP):
-                            raise
+        with self.open(digest) as source, told(f"lay out {digest} at {target}"):
+            status = os.fstat(source.fileno())
+            if not executable and status.st_size and status.st_dev == os.stat(target.parent).st_dev:
+                self._check(digest, of_file(source))
+                try:
+                    os.link(self._blob(digest), target)
+                    return
+                except OSError as error:
+                    if error.errno not in NO_LINK:
+                        raise
                 source.seek(0)
-                with target.open("xb") as sink:
-                    shutil.copyfileobj(source, sink, CHUNK)
-                target.chmod(0o555 if executable else 0o444)
+            hasher = hashlib.sha256()
+            with target.open("xb", buffering=0) as sink:
+                try:
+                    while piece := source.read(CHUNK):
+                        hasher.update(piece)
+                        write_all(sink.fileno(), piece)
+                    self._check(digest, of_hasher(hasher))
+                    os.fchmod(sink.fileno(), 0o555 if executable else 0o444)
+                except BaseException:
+                    target.unlink()
+                    raise
+
+    def _check(self, digest: Digest, found: Digest) -> None:
+        if found != digest:
+            self._doubt(digest)
+            raise StoreError(
+                f"the store {self._root} holds damaged bytes for {digest} (they hash to {found})",
+                hint="restore the blob from another copy of the store, or publish the artifact again",
+            )
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create an object unless it exists; durable when it returns.
+        """Create an object unless it exists; durable when it returns, whoever made it.
 
         link(2) decides, as O_EXCL and rename do not on every NAS; a lost reply is told by the link
         count of our own uniquely named file.
         """
-        target = self._key_path(key)
-        with _told(f"write {key}"):
-            staged = self._staged()
-            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        target = str(self._key_path(key))
+        with told(f"write {key} in the store {self._root}"):
+            self._make_folder(os.path.dirname(target))
+            if os.path.lexists(target):
+                sync(os.path.dirname(target))
+                return False
+            staged = staged_name(self)
+            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
-                _write_all(descriptor, data)
+                write_all(descriptor, data)
+                os.fchmod(descriptor, 0o444)
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            try:
-                self._make_folder(target.parent)
+                made = True
                 try:
                     os.link(staged, target)
                 except OSError:
-                    if staged.stat().st_nlink != 2:
-                        if target.exists():
-                            return False
-                        raise
-                _sync_folder(target.parent)
+                    if os.fstat(descriptor).st_nlink != 2:
+                        if not os.path.lexists(target):
+                            raise
+                        made = False
+                sync(os.path.dirname(target))
+                return made
             finally:
-                staged.unlink(missing_ok=True)
-        return True
+                os.close(descriptor)
+                with suppress(OSError):
+                    os.unlink(staged)
 
     def read(self, key: str) -> bytes | None:
         """The object's bytes, or None."""
@@ -190,125 +343,53 @@ class FolderStore:
             raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}") from error
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix, in bytewise order."""
-        top = self._key_path(prefix.rstrip("/"))
-        pending = [top] if top.is_dir() else []
+        """The keys below a prefix, in bytewise order; what others put there (`.nfs0001`) is passed over."""
+        pending = [(str(self._key_path(prefix.rstrip("/"))), prefix.rstrip("/"))]
         found: list[str] = []
         while pending:
-            folder = pending.pop()
-            with _told(f"list {folder}"), os.scandir(folder) as items:
+            folder, key = pending.pop()
+            with told(f"list {folder}"):
+                try:
+                    items = list(os.scandir(folder))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
                 for item in items:
+                    if not _is_key_part(item.name):
+                        continue
+                    inner = f"{key}/{item.name}"
                     if item.is_dir(follow_symlinks=False):
-                        pending.append(Path(item.path))
+                        pending.append((item.path, inner))
                     else:
-                        found.append(str(Path(item.path).relative_to(self._root).as_posix()))
+                        found.append(inner)
         yield from sorted(found)
 
     def _key_path(self, key: str) -> Path:
-        parts = key.split("/")
-        if any(not part or part.startswith(".") or not _KEY_PART.issuperset(part) for part in parts):
+        if not all(map(_is_key_part, key.split("/"))):
             raise StoreError(f"not a key: {key[:200]!r}")
-        return self._root.joinpath(*parts)
+        return self._root / key
 
-    def _staged(self) -> Path:
-        folder = self._root / "staging"
-        self._make_folder(folder)
-        return folder / f"{os.getpid()}-{secrets.token_hex(8)}"
-
-    def _make_folder(self, folder: Path) -> None:
+    def _make_folder(self, folder: str) -> None:
         """Make a folder and everything above it, each named durably before it is used."""
         if folder in self._known_folders:
             return
-        missing: list[Path] = []
-        step = folder
-        while not step.is_dir():
-            missing.append(step)
-            step = step.parent
-        for made in reversed(missing):
-            made.mkdir(exist_ok=True)
-            _sync_folder(made.parent)
+        if os.path.isdir(folder):
+            # another process may have made it this moment, and not come to its sync yet
+            if len(folder) > len(str(self._root)):
+                sync(os.path.dirname(folder))
+        else:
+            above = os.path.dirname(folder)
+            if above and above != folder:
+                self._make_folder(above)
+            with suppress(FileExistsError):
+                os.mkdir(folder)
+            sync(above or ".")
         self._known_folders.add(folder)
 
-    def _name_blob(self, staged: Path, digest: Digest) -> None:
-        """Give a finished, fsynced file its name; takes ``staged`` away."""
-        target = self.blob_path(digest)
-        try:
-            self._make_folder(target.parent)
-            staged.chmod(0o444)
-            os.utime(staged, (BLOB_MTIME, BLOB_MTIME))
-            try:
-                os.link(staged, target)
-            except OSError:
-                if staged.stat().st_nlink < 2 and not target.exists():
-                    raise
-            _sync_folder(target.parent)
-        finally:
-            staged.unlink(missing_ok=True)
+
+def _is_key_part(part: str) -> bool:
+    return bool(part) and part[0] != "." and len(part) <= 255 and _KEY_PART.issuperset(part)
 
 
-class _Writer:
-    """A blob being written into `staging/`."""
-
-    def __init__(self, store: FolderStore, staged: Path) -> None:
-        self._store = store
-        self._staged = staged
-        self._hasher = hashlib.sha256()
-        self._size = 0
-        self._file = staged.open("xb", buffering=0)
-
-    def write(self, piece: bytes) -> object:
-        """Add bytes."""
-        self._hasher.update(piece)
-        self._size += len(piece)
-        with _told(f"write to the store {self._store.location}"):
-            _write_all(self._file.fileno(), piece)
-        return None
-
-    def commit(self) -> tuple[Digest, int]:
-        """Make the blob durable and visible."""
-        digest = of_hasher(self._hasher)
-        with _told(f"write to the store {self._store.location}"):
-            if not self._store.has(digest):
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._store._name_blob(self._staged, digest)
-        return digest, self._size
-
-    def discard(self) -> None:
-        """Leave nothing under `staging/`."""
-        self._file.close()
-        with suppress(OSError):
-            self._staged.unlink(missing_ok=True)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-_sync_folder = _sync_file  # fsync of a directory makes the names in it durable
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn the operating system's refusals into a StoreError that says what to do next."""
-    try:
-        yield
-    except OSError as error:
-        hints = {
-            errno.ENOSPC: "free some space (`mirage doctor` shows where it went), then run the command again",
-            errno.EDQUOT: "the quota is used up: free some space, then run the command again",
-            errno.EACCES: "check who owns the folder and its permissions",
-            errno.EPERM: "check who owns the folder and its permissions",
-            errno.EROFS: "the file system is mounted read-only: name a writable one under `store:`",
-        }
-        raise StoreError(f"cannot {what}: {error.strerror}", hint=hints.get(error.errno or 0)) from error
+def _read(source: BinaryIO, path: Path) -> bytes:
+    with told(f"read {path}"):
+        return source.read(CHUNK)

@@ -1,0 +1,129 @@
+"""Bases from a registry: a reference's digest is found once, and the image is taken by that digest as it is.
+
+Owns what an image reference is. Does not decide whether a moving name may be used; see base.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.digest import Digest, parse_digest
+from orchestrator.errors import ConfigError, EngineError, ImageError, StoreError
+from orchestrator.image import saved_layers
+from orchestrator.image.base_image import Base, pairs
+from orchestrator.image.base_shelf import Shelf
+from orchestrator.image.layer import MTIME
+from orchestrator.image.library import Library
+from orchestrator.image.oci import Layer, Platform, RunConfig, build
+from orchestrator.ports import Engine, LoadedImage, Reporter
+
+
+@dataclass(frozen=True)
+class ImageReference:
+    """`repository[:tag][@digest]`; without a tag or a digest the tag is ``latest``, as engines have it."""
+
+    repository: str
+    tag: str
+    digest: Digest | None
+
+    @property
+    def by_tag(self) -> str:
+        """The moving name."""
+        return f"{self.repository}:{self.tag}"
+
+    def exact(self, digest: Digest) -> str:
+        """The name that cannot move."""
+        return f"{self.repository}@{digest}"
+
+
+def is_reference(name: str) -> bool:
+    """Whether a base's name means an image of a registry, rather than a recipe."""
+    return any(mark in name for mark in ":/@")
+
+
+def parse(name: str) -> ImageReference:
+    """Read an image reference. Raises ConfigError where it is none."""
+    rest, at, digest = name.partition("@")
+    tagged = ":" in rest.rpartition("/")[2]
+    repository, _, tag = rest.rpartition(":") if tagged else (rest, "", "latest")
+    try:
+        found = parse_digest(digest) if at else None
+    except StoreError as error:
+        raise ConfigError(
+            f"the image {name!r} names no digest after the @",
+            hint="expected NAME@sha256: and 64 hex digits",
+        ) from error
+    if not repository or not tag or any(character.isspace() for character in name):
+        raise ConfigError(f"{name!r} is no image reference", hint="expected for example python:3.12-slim")
+    return ImageReference(repository, tag, found)
+
+
+def find_digest(engine: Engine, name: str, platform: Platform) -> Digest:
+    """What a registry's name means now: pulls it, and gives the digest under which the registry has it."""
+    reference = parse(name)
+    if reference.digest is not None:
+        return reference.digest
+    engine.pull(reference.by_tag, str(platform))
+    found = engine.image(reference.by_tag)
+    # The same image may be known from several registries; each has its own digest of it.
+    told = [item.partition("@") for item in (found.repo_digests if found else ())]
+    own = [digest for repository, _, digest in told if _short(repository) == _short(reference.repository)]
+    if not own:
+        raise ImageError(
+            f"the engine pulled {reference.by_tag} but tells no digest of it",
+            hint="an image that was only built or loaded has none: push it to a registry first",
+        )
+    return parse_digest(own[0])
+
+
+def present(engine: Engine, reporter: Reporter, exact: str, platform: Platform) -> LoadedImage:
+    """The image in the engine, pulled by digest first if need be. Raises ImageError where it is for another platform."""
+    found = engine.image(exact)
+    if found is None:
+        reporter.stage("base", f"pulling {exact}")
+        try:
+            engine.pull(exact, str(platform))
+        except EngineError as error:
+            raise ImageError(
+                f"the base {exact} is neither on this machine nor in the store, and cannot be pulled: {error.message}",
+                hint="check the network and the registry's login (docker login), or use a store that has this base",
+            ) from error
+        found = engine.image(exact)
+    if found is None:
+        raise ImageError(f"the engine pulled {exact} but does not have it", hint="pull it again")
+    if (found.os, found.architecture) != (platform.os, platform.architecture):
+        raise ImageError(
+            f"{exact} is for {found.os}/{found.architecture}, expected {platform}",
+            hint="name an image for this platform, or the digest of a list of images that has one",
+        )
+    return found
+
+
+def take(
+    name: str,
+    digest: Digest,
+    platform: Platform,
+    *,
+    engine: Engine,
+    library: Library,
+    shelf: Shelf,
+    reporter: Reporter,
+) -> Base:
+    """The image with this digest as a base, its layers as they are, uncompressed."""
+    exact = parse(name).exact(digest)
+    found = present(engine, reporter, exact, platform)
+    diff_ids = tuple(parse_digest(item) for item in found.diff_ids)
+    sizes = saved_layers.take(engine.save(exact), diff_ids, library, exact)
+    # Named by digest alone: what a project calls the image must not change the digest of what is built on it.
+    layers = tuple(Layer(each, sizes[each], f"mirage base: {digest}") for each in diff_ids)
+    env = pairs(found.env)
+    labels = (("flow.mirage.kind", "base"), ("org.opencontainers.image.base.digest", digest))
+    image = build(platform, layers, RunConfig(env=env, labels=labels), MTIME)
+    return shelf.take_in(name, digest, exact, image, env, platform, ())
+
+
+def _short(repository: str) -> str:
+    """A repository as engines write it: docker.io and its `library/` are left out."""
+    for prefix in ("index.docker.io/", "docker.io/"):
+        repository = repository.removeprefix(prefix)
+    return repository.removeprefix("library/")

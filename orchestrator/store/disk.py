@@ -1,0 +1,92 @@
+"""What a file system promises, asked for by name: whole writes, durable files and names, one sync for many files.
+
+Knows nothing of blobs or keys; its refusals leave as StoreError that says what to do next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from orchestrator.errors import StoreError
+
+# What link(2) answers where a second name cannot be had, for reasons that a copy does not share.
+NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
+_FEW = 16
+
+_HINTS = {
+    errno.ENOSPC: "free some space (`mirage doctor` shows where it went), then run the command again",
+    errno.EDQUOT: "the quota is used up: free some space, then run the command again",
+    errno.EACCES: "check who owns the folder and its permissions",
+    errno.EPERM: "check who owns the folder and its permissions",
+    errno.EROFS: "the file system is mounted read-only: name a writable one under `store:`",
+    errno.EIO: "the disk or the NAS failed: look at `dmesg`, then run the command again",
+    errno.ESTALE: "the NAS forgot the folder: mount it again, then run the command again",
+}
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn the operating system's refusals into a StoreError that says what to do next."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot {what}: {error.strerror or error}", hint=_HINTS.get(error.errno or 0)
+        ) from error
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte, in as many calls as it takes."""
+    written = os.write(descriptor, data)
+    if written != len(data):
+        view = memoryview(data)[written:]
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Make a file's bytes, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_many(files: Sequence[str], folder: str | os.PathLike[str]) -> None:
+    """Make many closed files durable; all are on the file system of ``folder``.
+
+    One syncfs(2) instead of an fsync each (0.1 s instead of 3.7 s for 10,000 files on ext4). It tells of
+    failed writes since Linux 5.8 only; before, each file is asked too, which is quick when nothing is dirty.
+    """
+    if len(files) > _FEW:
+        _sync_file_system(folder)
+        if _SYNCFS_TELLS:
+            return
+    for path in files:
+        sync(path)
+
+
+def _sync_file_system(folder: str | os.PathLike[str]) -> None:
+    import ctypes  # 10 ms, for large artifacts only
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(descriptor)
+
+
+def _kernel() -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+_SYNCFS_TELLS = _kernel() >= (5, 8)

@@ -1,0 +1,260 @@
+"""Blobs on their way into a folder: written under `staging/`, made durable, and only then named by digest.
+
+A blob's name is given by rename(2), so it is never torn, and one that was damaged is replaced by a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Protocol
+
+from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher
+from orchestrator.errors import ArtifactError
+from orchestrator.store.disk import sync, sync_many, told, write_all
+
+# A blob's time stamp is fixed: hard links of it are mounted into runs, and a changed stamp tells tampering.
+BLOB_MTIME = 1
+# From this size of a piece on, hashing in a second thread is worth the hand-over.
+LARGE = 256 << 10
+# How many bytes are written between two nudges to the kernel to begin putting them on disk.
+_NUDGE = 16 << 20
+# How many files of an intake wait for one sync: bounds memory, and what is lost with the process.
+TOGETHER = 8192
+_ZEROS = bytes(CHUNK)
+
+
+class Place(Protocol):
+    """The folder that blobs go to."""
+
+    @property
+    def location(self) -> str:
+        """Its name, for messages."""
+
+    def staging(self) -> str:
+        """The folder for unfinished files, made where it is missing."""
+
+    def room_for(self, digest: Digest) -> str:
+        """The path of a blob; its folder is made, durably, where it is missing."""
+
+    def present(self, digest: Digest, size: int) -> bool:
+        """Whether the blob is there and may be trusted."""
+
+
+def staged_name(place: Place) -> str:
+    """A path under `staging/` that nobody else uses."""
+    return os.path.join(place.staging(), f"{os.getpid()}-{secrets.token_hex(8)}")
+
+
+class Staged:
+    """One file under `staging/`; what goes in is hashed, in a second thread where the pieces are large."""
+
+    def __init__(self, place: Place) -> None:
+        self.path = staged_name(place)
+        self.size = 0
+        self._what = f"write to the store {place.location}"
+        self._hasher = hashlib.sha256()
+        self._helper: ThreadPoolExecutor | None = None
+        self._hashing: Future[None] | None = None
+        self._nudged = 0
+        self._ends_in_hole = False
+        self._mine = True
+        with told(self._what):
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, piece: bytes) -> object:
+        """Add bytes; whole pieces of zeros become holes."""
+        self._settle()
+        if len(piece) < LARGE:
+            self._hasher.update(piece)
+        else:
+            self._helper = self._helper or ThreadPoolExecutor(1)
+            self._hashing = self._helper.submit(self._hasher.update, bytes(piece))
+        self._ends_in_hole = len(piece) == CHUNK and piece == _ZEROS
+        with told(self._what):
+            if self._ends_in_hole:
+                os.lseek(self._descriptor, CHUNK, os.SEEK_CUR)
+            else:
+                write_all(self._descriptor, piece)
+            self.size += len(piece)
+            if self.size - self._nudged >= _NUDGE:
+                # On dirty pages this begins the write-back, so that fsync finds little left to do.
+                os.posix_fadvise(
+                    self._descriptor, self._nudged, self.size - self._nudged, os.POSIX_FADV_DONTNEED
+                )
+                self._nudged = self.size
+        return None
+
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+        self._settle()
+        return of_hasher(self._hasher)
+
+    def finish(self, *, durable: bool) -> None:
+        """End writing: the file is whole, has its final mode and stamp, and is on disk if ``durable``."""
+        if self._ends_in_hole:
+            os.ftruncate(self._descriptor, self.size)
+        seal(self._descriptor)
+        if durable:
+            os.fsync(self._descriptor)
+
+    def hand_over(self) -> str:
+        """The path of the finished file, which is the caller's now."""
+        self._mine = False
+        return self.path
+
+    def discard(self) -> None:
+        """Close, and leave nothing under `staging/` that was not handed over or named."""
+        if self._helper is not None:
+            self._helper.shutdown()
+            self._helper = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if self._mine:
+                _remove(self.path)
+
+    def _settle(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = None
+
+
+class Writer:
+    """A BlobWriter: one blob, durable at its commit."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._staged = Staged(place)
+        self._done: tuple[Digest, int] | None = None
+
+    def write(self, piece: bytes) -> object:
+        """Add bytes."""
+        return self._staged.write(piece)
+
+    def commit(self) -> tuple[Digest, int]:
+        """Make the blob durable and visible."""
+        if self._done is None:
+            digest, size = self._staged.digest(), self._staged.size
+            with told(f"write to the store {self._place.location}"):
+                name = self._place.room_for(digest)
+                if not self._place.present(digest, size):
+                    self._staged.finish(durable=True)
+                    os.rename(self._staged.path, name)
+                    self._staged.hand_over()
+                # also where another process named it: its own sync may still be to come
+                sync(os.path.dirname(name))
+            self._done = digest, size
+        return self._done
+
+    def discard(self) -> None:
+        """Leave nothing under `staging/`."""
+        self._staged.discard()
+
+
+class FolderIntake:
+    """An Intake: many files, durable and visible together, with one sync instead of one for each."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._what = f"write to the store {place.location}"
+        self._waiting: dict[Digest, str] = {}
+        self._folders: set[str] = set()
+
+    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
+        """Take at most ``size`` bytes of an open file; gives the digest and size of what was taken."""
+        taken = self._add_large(descriptor, size) if size >= LARGE else self._add_small(descriptor, size)
+        if len(self._waiting) >= TOGETHER:
+            self.flush()
+        return taken
+
+    def _add_small(self, descriptor: int, size: int) -> tuple[Digest, int]:
+        data = b"".join(_pieces(descriptor, size))
+        digest = of_bytes(data)
+        with told(self._what):
+            if not self._has(digest, len(data)):
+                path = staged_name(self._place)
+                try:
+                    _write_small(path, data)
+                except BaseException:
+                    _remove(path)
+                    raise
+                self._waiting[digest] = path
+        return digest, len(data)
+
+    def _add_large(self, descriptor: int, size: int) -> tuple[Digest, int]:
+        staged = Staged(self._place)
+        try:
+            for piece in _pieces(descriptor, size):
+                staged.write(piece)
+            digest = staged.digest()
+            with told(self._what):
+                if not self._has(digest, staged.size):
+                    staged.finish(durable=False)
+                    self._waiting[digest] = staged.hand_over()
+        finally:
+            staged.discard()
+        return digest, staged.size
+
+    def _has(self, digest: Digest, size: int) -> bool:
+        if digest in self._waiting:
+            return True
+        self._folders.add(os.path.dirname(self._place.room_for(digest)))
+        return self._place.present(digest, size)
+
+    def flush(self) -> None:
+        """Make what was added durable, then visible."""
+        with told(self._what):
+            sync_many(list(self._waiting.values()), self._place.staging())
+            while self._waiting:
+                digest, path = self._waiting.popitem()
+                try:
+                    os.rename(path, self._place.room_for(digest))
+                except BaseException:
+                    _remove(path)
+                    raise
+            for folder in self._folders:
+                sync(folder)
+            self._folders.clear()
+
+    def discard(self) -> None:
+        """Leave nothing under `staging/`."""
+        for path in self._waiting.values():
+            _remove(path)
+
+
+def seal(descriptor: int) -> None:
+    """Give a blob its final mode and time stamp."""
+    os.fchmod(descriptor, 0o444)
+    os.utime(descriptor, (BLOB_MTIME, BLOB_MTIME))
+
+
+def _write_small(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(descriptor, data)
+        seal(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
+    """An open file from its current position, at most ``size`` bytes. ArtifactError where it cannot be read."""
+    while size > 0:
+        try:
+            piece = os.read(descriptor, min(CHUNK, size))
+        except OSError as error:
+            raise ArtifactError(f"a file cannot be read: {error.strerror}") from error
+        if not piece:
+            return
+        size -= len(piece)
+        yield piece
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)

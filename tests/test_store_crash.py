@@ -1,0 +1,77 @@
+"""A publish that is killed, or whose disk fails or is full: nothing torn, nothing half visible, and the retry works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifacts.version import every, versions
+from orchestrator.errors import StoreError
+from orchestrator.store.folder import FolderStore
+from tests.store_sweep import CHANGES, Sweep
+from tests.store_tools import REFUSED, check_store, injected, mounted, needs_root, save, staged, whole
+
+
+def test_a_publish_killed_at_any_change_of_the_disk_leaves_nothing_torn(tmp_path: Path) -> None:
+    swept = Sweep(tmp_path).over(CHANGES, "signal=KILL")
+    assert swept.killed == swept.faults > 60
+
+
+def test_a_publish_of_many_files_killed_around_its_one_sync(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, files=20)
+    swept = sweep.over(("syncfs",), "signal=KILL")
+    assert swept.killed == 1, "one sync for all of them"
+
+
+@pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EIO"])
+def test_a_publish_on_a_failing_disk_is_refused_and_can_be_made_again(tmp_path: Path, fault: str) -> None:
+    swept = Sweep(tmp_path).over(("write", "fsync", "rename", "link"), fault)
+    assert swept.refused == swept.faults > 20, "a fault was passed over in silence"
+
+
+def test_a_failed_sync_of_many_files_is_refused(tmp_path: Path) -> None:
+    swept = Sweep(tmp_path, files=20).over(("syncfs",), "error=EIO")
+    assert swept.refused == swept.faults == 1
+
+
+@pytest.mark.parametrize("fault", ["error=EPERM", "error=EOPNOTSUPP"])
+def test_a_file_system_without_links_is_refused_at_the_door(tmp_path: Path, fault: str) -> None:
+    end, met = injected(
+        lambda: FolderStore.open_at(tmp_path / "store"), f"link:{fault}:when=2+", tmp_path / "trace"
+    )
+    assert (end, met) == (REFUSED, True)
+    assert not (tmp_path / "store" / "store.json").exists()
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    needs_root()
+    source = tmp_path / "source"
+    source.mkdir()
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        store = FolderStore.open_at(disk / "store")
+        (source / "file").write_bytes(os.urandom(200 << 10))
+        fits = save(store, source, "fits")
+        kept = 1
+        for number in range(4):
+            (source / "file").write_bytes(os.urandom(700 << 10))
+            try:
+                save(store, source, f"large{number}")
+                kept += 1
+            except StoreError as error:
+                assert "No space left" in error.message
+                assert error.hint is not None and "free some space" in error.hint
+        assert kept == 2
+        assert staged(disk / "store") == []
+        assert len(every(store)) == 2
+        assert whole(store, str(fits.ref)) == fits
+        with pytest.raises(StoreError), store.writer() as writer:
+            while True:
+                writer.write(os.urandom(64 << 10))
+        assert staged(disk / "store") == []
+        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+        assert str(save(store, source, "large3").ref) == "dataset:large3:v1"
+        assert versions(store, "dataset", "large3") == ["v1"]
+        check_store(disk / "store")
