@@ -30,7 +30,7 @@ stress: venv test-tools  ## the slow and violent tests
 	@$(ENGINE) exec -- $(IN_VENV) pytest -m stress tests/stress
 
 bench: venv test-tools  ## the measurements behind the figures in docs
-	@$(ENGINE) exec -- $(IN_VENV) python -m bench
+	@$(ENGINE) exec -- $(IN_VENV) python -m bench $(BENCH)
 
 clean:  ## remove .venv and the tools' caches
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,6 +1,6 @@
-"""`python -m bench [NAME...]`: run measurements; without a name, list them.
+"""`python -m bench [NAME...]`: run the measurements of this folder, all of them without a name.
 
-Each module in this folder has `main()`.
+Each module here has `main()`, which prints what it saw beside its floor.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ import bench
 
 
 def main(names: list[str]) -> int:
-    """Run the named measurements, or say which there are."""
-    known = [
-        module.name for module in pkgutil.iter_modules(bench.__path__) if not module.name.startswith("_")
-    ]
+    """Run the named measurements; exit code 2 for a name that is none."""
+    known = [each.name for each in pkgutil.iter_modules(bench.__path__) if not each.name.startswith("_")]
     unknown = [name for name in names if name not in known]
     if unknown:
         print(f"no measurement {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
-    for name in names:
-        importlib.import_module(f"bench.{name}").main()
-    for name in known if not names else []:
-        summary = (importlib.import_module(f"bench.{name}").__doc__ or "").strip().splitlines()
-        print(f"{name}: {summary[0] if summary else ''}")
+    for name in names or known:
+        module = importlib.import_module(f"bench.{name}")
+        print(f"\n{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
+        module.main()
     return 0
 
 

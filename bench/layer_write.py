@@ -19,7 +19,7 @@ ROUNDS = 5
 
 def _make_tree(top: Path) -> None:
     """Many small files and a few large ones, as in an environment: half of the bytes are in a hundredth of the files."""
-    luck = Random(1)  # noqa: S311 - the same bytes each time, and nothing secret
+    luck = Random(1)
     pool = luck.randbytes(1 << 22)
     large = FILES // 100
     for number in range(FILES):

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from orchestrator import lock, snapshot
+from orchestrator import lock
 from orchestrator.artifacts import version
 from orchestrator.config import PROJECT_FILE, Config, Project
-from orchestrator.errors import ConfigError, SourceError, did_you_mean
+from orchestrator.errors import ConfigError, LockError, SourceError, did_you_mean
 from orchestrator.image import assemble, environment, handover
 from orchestrator.image.assemble import RunImage
 from orchestrator.image.base import Base, Bases
@@ -24,7 +24,9 @@ from orchestrator.journal import RunFolders
 from orchestrator.key import Key, run_key
 from orchestrator.lock import Lock
 from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
-from orchestrator.snapshot import Snapshot
+from orchestrator.source import snapshot
+from orchestrator.source.content import read_blob
+from orchestrator.source.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         _check_workflow(taken, settings.workflow)
     with stages("lock"):
         path = lock.choose([os.fsdecode(file.path) for file in taken.files], settings.environment.lock)
-        locked = lock.parse(path, snapshot.read_blob(taken, os.fsencode(path)))
+        content = read_blob(taken, os.fsencode(path))
+        locked = lock.parse(path, content, settings.environment.unpinned)
+        _check_groups(locked, settings.environment.groups)
     build = settings.build
 
     def hand_over() -> handover.Handover:
@@ -140,11 +144,20 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
     return Prepared(taken, locked, base, env, image, inputs, argv, key)
 
 
+def _check_groups(locked: Lock, groups: tuple[str, ...]) -> None:
+    """Groups are for locks that have some."""
+    if locked.kind == "requirements" and groups != ("main",):
+        raise LockError(
+            f"environment.groups names {', '.join(groups) or 'none'}, and {locked.path} has no groups",
+            hint="leave `groups` out of .mirage/project.yaml",
+        )
+
+
 def _check_committed(taken: Snapshot, path: str, read: bytes) -> None:
     """A file that was read from disk must be the one in the commit, byte for byte."""
     for file in taken.files:
         if file.path == path.encode():
-            if snapshot.read_blob(taken, file.path) != read:
+            if read_blob(taken, file.path) != read:
                 raise SourceError(
                     f"{path} on disk is not the file in the commit: it changed just now, or git filters its content",
                     hint="run again; where git converts line ends, add `*.yaml -text` to .gitattributes",

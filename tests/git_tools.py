@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.snapshot import Snapshot, read_blobs
+from orchestrator.source.content import read_blobs
+from orchestrator.source.snapshot import Snapshot
 
 WHEN = "1700000000 +0000"
 _IDENTITY = {

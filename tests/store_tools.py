@@ -16,7 +16,7 @@ import pytest
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.version import Manifest, Version, publish, read_verified, resolve
 from orchestrator.digest import Digest, of_file
-from orchestrator.errors import StoreError
+from orchestrator.errors import MirageError, StoreError
 from orchestrator.ports import Store
 
 ROOT = os.geteuid() == 0
@@ -75,7 +75,10 @@ def second_file_system(tmp: Path) -> Iterator[Path]:
 
 
 def collect(store: Store, folder: Path) -> tuple[tree.TreeEntry, ...]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}") from error
     try:
         return tree.collect(store, descriptor)
     finally:
@@ -174,8 +177,10 @@ def in_child(action: Callable[[], object], *, nobody: bool = False) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def injected(action: Callable[[], object], what: str, trace: Path) -> tuple[int, bool]:
+def injected(action: Callable[[], object], what: str, trace: Path, *, also: str = "") -> tuple[int, bool]:
     """Run in a forked process under `strace --inject=what`; gives its end and whether the fault was met.
+
+    The calls named in ``also`` are traced too, with the paths of their descriptors.
 
     The process waits until strace holds it, so the count of system calls begins with the action.
     """
@@ -189,7 +194,7 @@ def injected(action: Callable[[], object], what: str, trace: Path) -> tuple[int,
             os.close(gate_read)
             action()
             code = FINE
-        except StoreError:
+        except MirageError:
             code = REFUSED
         except BaseException:
             traceback.print_exc()
@@ -198,7 +203,10 @@ def injected(action: Callable[[], object], what: str, trace: Path) -> tuple[int,
     os.close(gate_read)
     name = what.partition(":")[0]
     tracer = subprocess.Popen(
-        ["strace", "-f", "-qq", "-o", trace, "-e", f"trace={name}", f"--inject={what}", "-p", str(child)],
+        [
+            *("strace", "-f", "-qq", "-y", "-o", trace),
+            *("-e", f"trace={name},{also}".rstrip(","), f"--inject={what}", "-p", str(child)),
+        ],
         stderr=subprocess.PIPE,
     )
     try:

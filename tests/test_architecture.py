@@ -18,7 +18,7 @@ LAYERS = (
     "errors",
     "digest canonical reference image.layer image.oci",
     "ports",
-    "process git lfs snapshot journal hardware logspool plan single_flight where lock skeleton "
+    "process source journal hardware logspool plan single_flight where lock skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
     "provenance",
@@ -30,6 +30,8 @@ LAYERS = (
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}
 DOORS = {
     "docker": {"orchestrator.executors.docker_engine"},
+    "requests": {"orchestrator.executors.docker_engine"},
+    "urllib3": {"orchestrator.executors.docker_engine"},
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
     "boto3": {"orchestrator.store.s3"},

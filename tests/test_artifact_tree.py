@@ -244,36 +244,39 @@ def test_a_link_loop_is_kept_and_never_followed(store: FolderStore, top: Path) -
     assert len(collect(store, top)) == 4
 
 
-def test_the_directory_may_not_be_a_link_that_is_swapped_in(store: FolderStore, top: Path) -> None:
-    """The hostile race, many times: a folder that is a link to somewhere else every other moment."""
+@pytest.mark.parametrize("swap", ["folder by link", "file by link", "file by pipe", "file by folder", "gone"])
+def test_what_is_swapped_between_look_and_open_is_not_followed(
+    store: FolderStore, top: Path, monkeypatch: pytest.MonkeyPatch, swap: str
+) -> None:
+    """The hostile race, always lost by us: right after each look the name is something else."""
     secret = top.parent / "secret"
     secret.mkdir()
-    (secret / "file").write_bytes(b"secret of the host")
-    (top / "folder").mkdir()
-    (top / "folder" / "file").write_bytes(b"of the workflow")
-    spare, kept = top.parent / "link", top.parent / "kept"
-    spare.symlink_to(secret)
-    stop = threading.Event()
+    (secret / "inner").write_bytes(b"secret of the host")
+    name = top / "name"
+    if swap == "folder by link":
+        name.mkdir()
+    else:
+        name.write_bytes(b"of the workflow")
+    look = os.stat
 
-    def swap() -> None:
-        while not stop.is_set():
-            os.rename(top / "folder", kept)
-            os.rename(spare, top / "folder")
-            os.rename(top / "folder", spare)
-            os.rename(kept, top / "folder")
+    def look_and_lose(*given: Any, **more: Any) -> os.stat_result:
+        status = look(*given, **more)
+        if given[0] == "name":
+            name.rename(top.parent / "before")
+            if swap == "folder by link":
+                name.symlink_to(secret, target_is_directory=True)
+            elif swap == "file by link":
+                name.symlink_to(secret / "inner")
+            elif swap == "file by pipe":
+                os.mkfifo(name)
+            elif swap == "file by folder":
+                name.mkdir()
+        return status
 
-    swapper = threading.Thread(target=swap)
-    swapper.start()
-    try:
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            try:
-                collect(store, top)
-            except ArtifactError:
-                continue
-    finally:
-        stop.set()
-        swapper.join()
+    monkeypatch.setattr(os, "stat", look_and_lose)
+    with pytest.raises(ArtifactError):
+        collect(store, top)
+    monkeypatch.undo()
     assert not store.has(of_bytes(b"secret of the host"))
 
 

@@ -255,10 +255,15 @@ def test_a_package_that_holds_a_credential_of_the_host_is_refused_and_not_kept(
     place: Library, tmp_path: Path, volume: str
 ) -> None:
     password = secrets.token_hex(12)
-    # right across the end of a piece of the stream
-    package = wheel("leaky", {"leaky.txt": b"." * ((1 << 20) - 3000) + f"url = {password}".encode() * 200})
-    with Index(package, login=f"me:{password}") as index:
+    content = bytearray(b"." * (2 << 20))
+    with Index(wheel("leaky", {"leaky.txt": bytes(content)}), login=f"me:{password}") as index:
         handover = index.handover(tmp_path, UV_DEFAULT_INDEX=index.url.replace("//", f"//me:{password}@"))
+        made = provide(index.lock("leaky"), place, Notes(), handover, network="host")
+        # the layer comes in pieces of 1 MiB: once more, with the password across the end of one
+        start = read_all(place, made.layer.digest).index(bytes(content[:1000]))
+        at = (1 << 20) * (1 + start // (1 << 20)) - start - 7
+        content[at : at + len(password)] = password.encode()
+        index.files = dict([wheel("leaky", {"leaky.txt": bytes(content)})])
         with pytest.raises(ImageError, match="a credential of this host"):
             provide(index.lock("leaky"), place, Notes(), handover, network="host")
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
@@ -388,6 +393,17 @@ def test_a_wheel_that_is_not_what_its_own_record_says_is_told_and_still_installe
         made = provide(index.lock("liar"), place, notes, index.handover(tmp_path), network="host")
     assert notes.warnings == ["liar: files are not what the package's own RECORD says"]
     assert files_of(place, made.layer.digest)[f"{SITE}/liar.py"] == b"x = 2\n"
+
+
+def test_compiled_modules_that_a_wheel_brings_along_are_made_anew(
+    place: Library, tmp_path: Path, volume: str
+) -> None:
+    files = {"m.py": b"", "__pycache__/m.cpython-39.pyc": b"old", "__pycache__/m.cpython-311.pyc": b"old"}
+    with Index(wheel("shipped", files)) as index:
+        made = provide(index.lock("shipped"), place, Notes(), index.handover(tmp_path), network="host")
+    found = files_of(place, made.layer.digest)
+    assert _names(found, f"{SITE}/__pycache__") == {"m.cpython-311.pyc"}
+    assert found[f"{SITE}/__pycache__/m.cpython-311.pyc"] != b"old"
 
 
 def test_a_lock_that_lacks_a_dependency_is_installed_as_it_is_and_told(

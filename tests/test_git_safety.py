@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import git
 from orchestrator.errors import SourceError
-from orchestrator.snapshot import read_blobs, take
+from orchestrator.source import git
+from orchestrator.source.content import read_blobs
+from orchestrator.source.snapshot import take
 from tests import git_tools
 from tests.git_tools import Repository, add_submodule, clone, contents, new, project
 
@@ -450,7 +451,7 @@ def test_a_run_from_a_real_hook_sees_its_own_project(work: Path, repo: Repositor
     head = other.commit()
     result = work / "result"
     code = (
-        "import os, pathlib; from orchestrator.snapshot import take\n"
+        "import os, pathlib; from orchestrator.source.snapshot import take\n"
         f"taken = take(pathlib.Path({str(other.path)!r}), allow_dirty=False)\n"
         f"pathlib.Path({str(result)!r}).write_text(os.environ['GIT_DIR'] + ' ' + taken.commit)"
     )

@@ -156,7 +156,6 @@ timeout = 77
     assert found == {
         "UV_DEFAULT_INDEX": "https://a.example.com/simple",
         "UV_INDEX": "https://b.example.com/simple https://c.example.com/simple",
-        "UV_INDEX_STRATEGY": "unsafe-best-match",
         "UV_FIND_LINKS": "https://d.example.com/x,https://d.example.com/y",
         "UV_INSECURE_HOST": "b.example.com c.example.com",
         "UV_HTTP_TIMEOUT": "77",

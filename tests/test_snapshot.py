@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import git, lfs, snapshot
 from orchestrator.errors import SourceError
-from orchestrator.snapshot import OWN_FOLDERS, Snapshot, read_blob, read_blobs, take
+from orchestrator.source import content, git, lfs
+from orchestrator.source.content import read_blob, read_blobs
+from orchestrator.source.listing import OWN_FOLDERS
+from orchestrator.source.snapshot import Snapshot, take
 from tests import git_tools
 from tests.git_tools import Repository, add_submodule, clone, contents, modes, new, project
 
@@ -712,7 +714,7 @@ def test_binaries_exec_bits_and_symlinks(repo: Repository) -> None:
 
 
 def test_content_comes_in_batches_and_in_order(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "_BATCH_BYTES", 100_000)
+    monkeypatch.setattr(content, "BATCH_BYTES", 100_000)
     for number in range(7):
         repo.write(f"big{number}", bytes([number]) * 40_000)
     repo.write("huge", b"x" * 250_000)

@@ -420,6 +420,17 @@ def test_damage_is_told_and_healed_by_the_next_publish(
     assert (tmp_path / "out").read_bytes() == b"good bytes"
 
 
+def test_small_bytes_are_compared_before_they_are_believed_to_be_there(
+    backend: Backend, store: Store
+) -> None:
+    digest = store.put(b"good bytes")
+    path = blob(backend.root, digest)
+    _tear(path, "flipped")
+    os.utime(path, (1, 1))
+    assert store.put(b"good bytes") == digest
+    assert _bytes(store, digest) == b"good bytes"
+
+
 def test_a_blob_copied_without_its_time_stamp_is_proved_once(backend: Backend, store: Store) -> None:
     digest = store.put(b"copied by hand")
     path = blob(backend.root, digest)

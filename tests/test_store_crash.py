@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,44 @@ def test_a_publish_on_a_failing_disk_is_refused_and_can_be_made_again(tmp_path: 
 def test_a_failed_sync_of_many_files_is_refused(tmp_path: Path) -> None:
     swept = Sweep(tmp_path, files=20).over(("syncfs",), "error=EIO")
     assert swept.refused == swept.faults == 1
+
+
+@pytest.mark.parametrize("files", [2, 40])
+def test_everything_is_durable_before_it_is_named_and_named_before_it_is_pointed_to(
+    tmp_path: Path, files: int
+) -> None:
+    """The order of system calls of a publish: what no kill can show, since a kill loses no page."""
+    root, source, trace = tmp_path / "store", tmp_path / "source", tmp_path / "trace"
+    store = FolderStore.open_at(root)
+    source.mkdir()
+    for number in range(files):
+        (source / str(number)).write_bytes(os.urandom(10))
+    # no fault is meant: the call that would meet it is not made
+    calls = "fsync,syncfs,rename,link"
+    injected(lambda: save(store, source), "chroot:error=EIO:when=1", trace, also=calls)
+    seen = [line.partition(" ")[2].strip() for line in trace.read_text().splitlines()]
+    synced: set[str] = set()
+    unsynced_names: set[str] = set()
+    named = 0
+    for line in seen:
+        paths = re.findall(r'[<"](/[^">]*)[>"]', line)
+        if line.startswith("fsync"):
+            synced.add(paths[0])
+            unsynced_names.discard(paths[0])
+        elif line.startswith("syncfs"):
+            synced.update(str(path) for path in (root / "staging").parent.rglob("*"))
+            synced.add("all")
+        elif line.startswith("rename"):
+            assert paths[0] in synced or "all" in synced, f"named before it was durable: {line}"
+            unsynced_names.add(os.path.dirname(paths[1]))
+            named += 1
+        elif line.startswith("link"):
+            assert paths[0] in synced, f"pointer named before it was durable: {line}"
+            assert unsynced_names == set(), "a pointer to blobs whose names may be lost"
+            unsynced_names.add(os.path.dirname(paths[1]))
+    assert named == files + 2, "the files, the tree and the manifest"
+    assert unsynced_names == set(), "acknowledged before the pointer's name was durable"
+    assert ("all" in synced) is (files > 16)
 
 
 @pytest.mark.parametrize("fault", ["error=EPERM", "error=EOPNOTSUPP"])

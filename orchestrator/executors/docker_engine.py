@@ -1,12 +1,12 @@
 """The Engine port on Docker's API (docker, podman's compatible socket): the only file that speaks docker.
 
-A thin adapter: no policy, no retry, foreign exceptions translated. It uses the low-level client, since the
+A thin adapter: no policy, no retry, foreign exceptions translated; docker_json.py has the words, tar_stream.py the
+files. It uses the low-level client, since the
 high-level one asks several more questions per call.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -19,6 +19,7 @@ import urllib3
 
 from orchestrator.digest import CHUNK
 from orchestrator.errors import EngineError
+from orchestrator.executors import docker_json, tar_stream
 from orchestrator.executors.endpoint import Endpoint
 from orchestrator.ports import (
     BuildFailed,
@@ -71,32 +72,7 @@ class DockerEngine:
             with _told("ask the engine about itself"):
                 version = self._api.version()
                 info = self._api.info()
-            security = [str(option) for option in info.get("SecurityOptions") or []]
-            status = {str(row[0]): str(row[1]) for row in info.get("DriverStatus") or []}
-            components = {
-                str(part.get("Name", "")).lower(): str(part.get("Version", ""))
-                for part in version.get("Components") or []
-            }
-            podman = any("podman" in name for name in components)
-            self._info = EngineInfo(
-                name="podman" if podman else "docker",
-                version=str(version.get("Version", "")),
-                api_version=str(version.get("ApiVersion", "")),
-                image_store="containerd"
-                if status.get("driver-type", "").startswith("io.containerd.snapshotter")
-                else "classic",
-                os=str(version.get("Os", "linux")),
-                architecture=_go_architecture(str(version.get("Arch", ""))),
-                kernel=str(version.get("KernelVersion", "")),
-                runc=components.get("runc", ""),
-                rootless=any("rootless" in option for option in security),
-                userns=any("name=userns" in option for option in security),
-                cgroup_version=str(info.get("CgroupVersion", "")),
-                limits_enforced=str(info.get("CgroupDriver", "")) != "none",
-                storage_driver=str(info.get("Driver", "")),
-                cpus=int(info.get("NCPU", 0)),
-                memory=int(info.get("MemTotal", 0)),
-            )
+            self._info = docker_json.info_of(version, info)
         return self._info
 
     def image(self, reference: str) -> LoadedImage | None:
@@ -106,14 +82,7 @@ class DockerEngine:
                 found = self._api.inspect_image(reference)
         except _Missing:
             return None
-        return LoadedImage(
-            id=str(found.get("Id", "")),
-            architecture=str(found.get("Architecture") or ""),
-            os=str(found.get("Os") or ""),
-            diff_ids=tuple((found.get("RootFS") or {}).get("Layers") or ()),
-            repo_digests=tuple(found.get("RepoDigests") or ()),
-            env=tuple((found.get("Config") or {}).get("Env") or ()),
-        )
+        return docker_json.image_of(found)
 
     def load(self, archive: Iterable[bytes]) -> None:
         """Load a layout archive; EngineError also where the stream tells a failure under HTTP 200."""
@@ -190,34 +159,7 @@ class DockerEngine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container; gives its id."""
-        types = docker.types
-        host: dict[str, Any] = {
-            "network_mode": spec.network,
-            "read_only": spec.read_only,
-            "init": spec.init,
-            "pids_limit": spec.pids,
-            "shm_size": spec.shm_size,
-            "security_opt": ["no-new-privileges"],
-            # bind mounts by Mount, never by Binds: those make a missing source silently
-            "mounts": [
-                types.Mount(target=m.target, source=m.source, type="bind", read_only=m.read_only)
-                for m in spec.mounts
-            ]
-            + [types.Mount(target=target, source=name, type="volume") for name, target in spec.volumes],
-            "tmpfs": {t.target: t.options for t in spec.tmpfs},
-            "log_config": types.LogConfig(
-                type=types.LogConfig.types.JSON, config={"max-size": "64m", "max-file": "4"}
-            ),
-            "ulimits": [types.Ulimit(name="core", soft=0, hard=0)],
-        }
-        if spec.drop_capabilities:
-            host["cap_drop"] = ["ALL"]
-        if spec.memory is not None:
-            host["mem_limit"] = host["memswap_limit"] = spec.memory
-        if spec.cpus is not None:
-            host["nano_cpus"] = int(spec.cpus * 1e9)
-        if spec.gpus:
-            host["device_requests"] = [_device_request(spec.gpus)]
+        host = docker_json.host_options(spec)
         with _told("create a container"):
             made = self._api.create_container_from_config(
                 self._api.create_container_config(
@@ -264,7 +206,7 @@ class DockerEngine:
         """The state, or None where there is no such container."""
         try:
             with _told("inspect the container"):
-                return _state(self._api.inspect_container(container))
+                return docker_json.state_of(self._api.inspect_container(container))
         except _Missing:
             return None
 
@@ -317,27 +259,15 @@ class DockerEngine:
 
     def put(self, container: str, folder: str, files: Iterable[tuple[str, bytes, int]]) -> None:
         """Put files (name, bytes, mode) into a folder that exists in the container."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            for name, data, mode in files:
-                member = tarfile.TarInfo(name)
-                member.size, member.mode = len(data), mode
-                tar.addfile(member, io.BytesIO(data))
+        packed = tar_stream.pack(files)
         with _told(f"put files into {folder}"):
-            self._api.put_archive(container, folder, packed.getvalue())
+            self._api.put_archive(container, folder, packed)
 
     def get(self, container: str, path: str) -> Iterator[bytes]:
         """The bytes of one file in the container."""
         with _told(f"get {path}"):
             stream, _ = self._api.get_archive(container, path, chunk_size=CHUNK)
-            with tarfile.open(fileobj=_Readable(stream), mode="r|") as tar:
-                for member in tar:
-                    body = tar.extractfile(member) if member.isreg() else None
-                    if body is None:
-                        raise EngineError(f"{path} in the container is not a regular file")
-                    while piece := body.read(CHUNK):
-                        yield piece
-                    return
+            yield from tar_stream.first_file(stream, path)
 
     def remove_volume(self, name: str) -> None:
         """Remove a named volume; missing is fine."""
@@ -347,27 +277,6 @@ class DockerEngine:
 
 class _Missing(EngineError):
     """The engine has no such object (HTTP 404)."""
-
-
-class _Readable(io.RawIOBase):
-    """A stream of pieces as a file that tarfile can read."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._rest) < size:
-            piece = next(self._pieces, None)
-            if piece is None:
-                break
-            self._rest += piece
-        size = len(self._rest) if size < 0 else size
-        given, self._rest = self._rest[:size], self._rest[size:]
-        return given
 
 
 @contextmanager
@@ -412,34 +321,3 @@ def _named(stream: Iterable[tuple[bytes | None, bytes | None]]) -> Iterator[tupl
                 yield "stdout", out
             if err:
                 yield "stderr", err
-
-
-def _state(found: dict[str, Any]) -> ContainerState:
-    state = found.get("State") or {}
-    labels = (found.get("Config") or {}).get("Labels") or {}
-    status = str(state.get("Status", ""))
-    return ContainerState(
-        id=str(found.get("Id", "")),
-        status=status,
-        exit_code=int(state.get("ExitCode", 0)) if status in ("exited", "dead") else None,
-        oom_killed=bool(state.get("OOMKilled")),
-        error=str(state.get("Error") or ""),
-        started_at=str(state.get("StartedAt") or ""),
-        finished_at=str(state.get("FinishedAt") or ""),
-        labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())),
-    )
-
-
-def _device_request(gpus: tuple[str, ...]) -> Any:
-    """Docker's device request for GPUs: ``all``, ``count=N``, or device ids (moby api, DeviceRequest)."""
-    request = docker.types.DeviceRequest
-    capabilities = [["gpu"]]
-    if gpus == ("all",):
-        return request(count=-1, capabilities=capabilities)
-    if len(gpus) == 1 and gpus[0].startswith("count="):
-        return request(count=int(gpus[0].removeprefix("count=")), capabilities=capabilities)
-    return request(device_ids=list(gpus), capabilities=capabilities)
-
-
-def _go_architecture(name: str) -> str:
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)

@@ -16,13 +16,14 @@ from orchestrator.image import layer, loading
 from orchestrator.image.base import Base
 from orchestrator.image.environment import Environment
 from orchestrator.image.environment import parent as environment_parent
-from orchestrator.image.layer import Entry
+from orchestrator.image.layer import Entry, LayerError
 from orchestrator.image.library import Library
 from orchestrator.image.oci import Image, Layer, RunConfig, build, parse, timestamp
 from orchestrator.key import IMAGE_RECIPE, Key, image_key
 from orchestrator.lock import Lock
 from orchestrator.ports import Engine, Reporter
-from orchestrator.snapshot import Snapshot, SourceFile, read_blobs
+from orchestrator.source.content import read_blobs
+from orchestrator.source.snapshot import Snapshot, SourceFile
 
 # What `User` says in the image; a run is started as the caller instead.
 _IMAGE_USER = "10001:10001"
@@ -122,19 +123,30 @@ def _known(library: Library, key: Key) -> Image | None:
     found = library.find("image", key.digest)
     if found is None:
         return None
-    return parse(str(found["config"]).encode(), str(found["manifest"]).encode())
+    try:
+        return parse(str(found["config"]).encode(), str(found["manifest"]).encode())
+    except (KeyError, ValueError) as error:
+        raise ImageError(
+            f"what was kept of the image {key.digest} is damaged: {error}",
+            hint="run with --no-cache: it is then built again",
+        ) from error
 
 
 def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
     code, config = _split(recipe.snapshot.files, recipe.config.path)
+    try:
+        code_layer = layer.to_bytes(_code(recipe.snapshot, code))
+        config_layer = layer.to_bytes(_configuration(recipe.snapshot, config, recipe.config))
+    except LayerError as error:
+        raise ImageError(
+            f"the project cannot be an image: {error}", hint="rename or remove that file"
+        ) from error
     layers = (
         *recipe.base.image.layers,
         recipe.environment.layer,
         _keep(library, sdk, "mirage sdk"),
-        _keep(library, layer.to_bytes(_code(recipe.snapshot, code)), "mirage code"),
-        _keep(
-            library, layer.to_bytes(_configuration(recipe.snapshot, config, recipe.config)), "mirage config"
-        ),
+        _keep(library, code_layer, "mirage code"),
+        _keep(library, config_layer, "mirage config"),
     )
     return build(recipe.base.platform, layers, _run_config(recipe, key), recipe.snapshot.commit_time)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-from orchestrator import canonical, git
+from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ConfigError
@@ -20,6 +20,7 @@ from orchestrator.image.base_image import Base
 from orchestrator.image.dockerfile import Dockerfile, From
 from orchestrator.image.layer import Entry
 from orchestrator.image.oci import Platform
+from orchestrator.source import git
 
 SEALING_VERSION = 1  # counts up when the same Dockerfile would be sealed into other bytes
 MIRAGE_BASE = "BASE_IMAGE"  # the build argument that stands for Mirage's own base

@@ -96,9 +96,6 @@ def _index_settings(environ: Mapping[str, str], configured: Mapping[str, str]) -
             found[name] = _remote(environ[name], between)
         elif not found.get(old):
             found[name] = _remote(" ".join(pip(option).split()), " ").replace(" ", between)
-            if found[name] and option == "extra-index-url":
-                # what pip means by it: the version decides, not the order of the indexes
-                found.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
     timeout = environ.get("PIP_DEFAULT_TIMEOUT") or pip("timeout")
     if timeout.isdigit():
         found.setdefault("UV_HTTP_TIMEOUT", timeout)

@@ -11,7 +11,7 @@ from tests.store_sweep import CHANGES, OTHERS, Sweep
 pytestmark = pytest.mark.stress
 
 
-@pytest.mark.parametrize("round", range(5))
+@pytest.mark.parametrize("round", range(3))
 @pytest.mark.parametrize("files", [2, 20])
 def test_a_publish_killed_at_every_system_call(tmp_path: Path, files: int, round: int) -> None:
     swept = Sweep(tmp_path, files=files).over(CHANGES + OTHERS, "signal=KILL")
@@ -23,4 +23,4 @@ def test_a_publish_killed_at_every_system_call(tmp_path: Path, files: int, round
 def test_a_publish_that_meets_an_error_at_every_change(tmp_path: Path, files: int, error: str) -> None:
     calls = ("openat", "write", "fchmod", "utimensat", "fsync", "syncfs", "rename", "link", "ftruncate")
     swept = Sweep(tmp_path, files=files).over(calls, f"error={error}")
-    assert swept.refused + swept.survived == swept.faults > 50
+    assert swept.refused + swept.survived == swept.faults > 40

@@ -1,4 +1,7 @@
-"""Running git safely: the settings and environment of every call, and what a repository's config may not start."""
+"""Running git safely: the settings and environment of every call, and what a repository's config may not start.
+
+Also how names that git gives are shown. Not what git is asked: its callers know that.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from urllib.parse import quote
 from orchestrator.errors import SourceError
 from orchestrator.process import Completed, ProgramMissing
 from orchestrator.process import run as run_program
+
+# What to do where an object is missing.
+REFETCH = "a partial or damaged clone: fetch it whole, `git fetch --refetch` or a new clone"
+_SHOWN = 20
 
 # Given on the command line, so they win over whatever a repository's own config says. No command that is used
 # here draws a diff, signs, opens an editor or reads an alias, so those programs cannot start.
@@ -112,7 +119,7 @@ def _hint(complaint: str) -> str | None:
     if "git-lfs" in complaint:
         return "a file has the attribute `filter=lfs`: install git-lfs"
     if "missing" in complaint or "promisor" in complaint or "unable to read" in complaint:
-        return "a partial or damaged clone: fetch it whole, `git fetch --refetch` or a new clone"
+        return REFETCH
     return None
 
 
@@ -169,6 +176,12 @@ def settings(folder: Path) -> Settings:
 def printable(name: bytes) -> str:
     """A name as text that any JSON can hold: bytes that are not UTF-8 become `\\xNN`."""
     return name.decode("utf-8", "backslashreplace")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as lines of a message: the first ones, and how many more there are."""
+    shown = "".join(f"\n  {name}" for name in names[:_SHOWN])
+    return shown + (f"\n  and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def public_url(url: str) -> str:

@@ -1,11 +1,17 @@
-"""Git LFS: the grammar of pointer files, and the objects that a clone holds for them (git-lfs docs/spec.md)."""
+"""Git LFS: the grammar of pointer files, and the objects that a clone holds for them (git-lfs docs/spec.md).
+
+Which files of a commit are pointers is attributes.py's part.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from orchestrator.source import git
 
 # spec.md, "The Pointer": keys sorted after `version`, one each, and less than 1024 bytes in all.
 _POINTER = re.compile(
@@ -15,7 +21,7 @@ _POINTER = re.compile(
     rb"((?:ext-[0-9]-[^\n]* sha256:[0-9a-f]{64}\n)*)"
     rb"oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n?"
 )
-_LIMIT = 1024
+POINTER_BYTES = 1024  # a pointer is smaller
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,16 @@ class Pointer:
 
 def parse_pointer(data: bytes) -> Pointer | None:
     """The pointer that a blob is, or None for any other content."""
-    found = _POINTER.fullmatch(data) if len(data) < _LIMIT else None
+    found = _POINTER.fullmatch(data) if len(data) < POINTER_BYTES else None
     return Pointer(found[2].decode(), int(found[3]), bool(found[1])) if found else None
+
+
+def folder_of(repository: Path) -> Path:
+    """Where a clone keeps its LFS objects: `lfs.storage` (git-lfs-config(5)), by default `.git/lfs`."""
+    out = git.ask(repository, "rev-parse", "--git-common-dir")
+    common = repository / os.fsdecode(out.removesuffix(b"\n"))
+    storage = git.run(repository, "config", "--null", "--get", "lfs.storage").stdout.removesuffix(b"\0")
+    return common / (os.fsdecode(storage) or "lfs")
 
 
 def has_object(folder: Path, pointer: Pointer) -> bool:

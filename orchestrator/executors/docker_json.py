@@ -1,0 +1,116 @@
+"""The words of Docker's API: its answers as values of the Engine port, a container's spec as plain options.
+
+Pure translation, without the library and without the engine (moby, api/swagger.yaml).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.ports import ContainerSpec, ContainerState, EngineInfo, LoadedImage
+
+
+def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
+    """The engine as `GET /version` and `GET /info` tell it."""
+    security = [str(option) for option in info.get("SecurityOptions") or []]
+    status = {str(row[0]): str(row[1]) for row in info.get("DriverStatus") or []}
+    components = {
+        str(part.get("Name", "")).lower(): str(part.get("Version", ""))
+        for part in version.get("Components") or []
+    }
+    podman = any("podman" in name for name in components)
+    return EngineInfo(
+        name="podman" if podman else "docker",
+        version=str(version.get("Version", "")),
+        api_version=str(version.get("ApiVersion", "")),
+        image_store="containerd"
+        if status.get("driver-type", "").startswith("io.containerd.snapshotter")
+        else "classic",
+        os=str(version.get("Os", "linux")),
+        architecture=_go_architecture(str(version.get("Arch", ""))),
+        kernel=str(version.get("KernelVersion", "")),
+        runc=components.get("runc", ""),
+        rootless=any("rootless" in option for option in security),
+        userns=any("name=userns" in option for option in security),
+        cgroup_version=str(info.get("CgroupVersion", "")),
+        limits_enforced=str(info.get("CgroupDriver", "")) != "none",
+        storage_driver=str(info.get("Driver", "")),
+        cpus=int(info.get("NCPU", 0)),
+        memory=int(info.get("MemTotal", 0)),
+    )
+
+
+def image_of(found: Mapping[str, Any]) -> LoadedImage:
+    """An image as `GET /images/{name}/json` tells it."""
+    return LoadedImage(
+        id=str(found.get("Id", "")),
+        architecture=str(found.get("Architecture") or ""),
+        os=str(found.get("Os") or ""),
+        diff_ids=tuple((found.get("RootFS") or {}).get("Layers") or ()),
+        repo_digests=tuple(found.get("RepoDigests") or ()),
+        env=tuple((found.get("Config") or {}).get("Env") or ()),
+    )
+
+
+def state_of(found: Mapping[str, Any]) -> ContainerState:
+    """A container as `GET /containers/{id}/json` tells it."""
+    state = found.get("State") or {}
+    labels = (found.get("Config") or {}).get("Labels") or {}
+    status = str(state.get("Status", ""))
+    return ContainerState(
+        id=str(found.get("Id", "")),
+        status=status,
+        exit_code=int(state.get("ExitCode", 0)) if status in ("exited", "dead") else None,
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+        started_at=str(state.get("StartedAt") or ""),
+        finished_at=str(state.get("FinishedAt") or ""),
+        labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())),
+    )
+
+
+def host_options(spec: ContainerSpec) -> dict[str, Any]:
+    """What a container may do, as the arguments of docker-py's `create_host_config`."""
+    options: dict[str, Any] = {
+        "network_mode": spec.network,
+        "read_only": spec.read_only,
+        "init": spec.init,
+        "pids_limit": spec.pids,
+        "shm_size": spec.shm_size,
+        "security_opt": ["no-new-privileges"],
+        # bind mounts by Mounts, never by Binds: those make a missing source silently
+        "mounts": [_mount("bind", m.source, m.target, m.read_only) for m in spec.mounts]
+        + [_mount("volume", name, target, False) for name, target in spec.volumes],
+        "tmpfs": {t.target: t.options for t in spec.tmpfs},
+        "log_config": {"type": "json-file", "config": {"max-size": "64m", "max-file": "4"}},
+        "ulimits": [{"name": "core", "soft": 0, "hard": 0}],
+    }
+    if spec.drop_capabilities:
+        options["cap_drop"] = ["ALL"]
+    if spec.memory is not None:
+        options["mem_limit"] = options["memswap_limit"] = spec.memory
+    if spec.cpus is not None:
+        options["nano_cpus"] = int(spec.cpus * 1e9)
+    if spec.gpus:
+        options["device_requests"] = [_device_request(spec.gpus)]
+    return options
+
+
+def _mount(kind: str, source: str, target: str, read_only: bool) -> dict[str, Any]:
+    # docker-py hands mounts on as they are: these are the API's own words
+    return {"Target": target, "Source": source, "Type": kind, "ReadOnly": read_only}
+
+
+def _device_request(gpus: tuple[str, ...]) -> dict[str, Any]:
+    """Docker's device request for GPUs: ``all``, ``count=N``, or device ids (moby api, DeviceRequest)."""
+    request: dict[str, Any] = {"capabilities": [["gpu"]]}
+    if gpus == ("all",):
+        return {**request, "count": -1}
+    if len(gpus) == 1 and gpus[0].startswith("count="):
+        return {**request, "count": int(gpus[0].removeprefix("count="))}
+    return {**request, "device_ids": list(gpus)}
+
+
+def _go_architecture(name: str) -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
