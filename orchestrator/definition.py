@@ -6,7 +6,6 @@ Owns the environment that every run gets. Opens and changes nothing.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from orchestrator import provenance
 from orchestrator.canonical import Json, encode
@@ -66,31 +65,21 @@ def fixed_env(config: Config, prepared: Prepared) -> dict[str, str]:
     return fixed
 
 
-def plan_of(run_id: str, request: Request, prepared: Prepared, executor: Executor) -> Plan:
+def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Executor) -> Plan:
     """What whoever seals the run's record needs to know of it, this process or a later one."""
     return Plan(
-        run_id=run_id,
+        run_id=spec.run_id,
         begun=time.time(),
         timeout=request.config.settings.run.timeout,
         grace=GRACE,
         installed=prepared.environment.installed,
-        definition_json=encode(_definition(request, prepared)).decode(),
+        definition_json=encode(_definition(request, prepared, executor.sandbox(spec))).decode(),
         builder_json=encode(provenance.builder(executor.id, executor.info())).decode(),
         summary_json=encode(_summary(request, prepared)).decode(),
     )
 
 
-def with_sandbox(plan: Plan, sandbox: Sandbox) -> Plan:
-    """The plan with the sandbox as it was asked of the engine."""
-    definition = plan.definition()
-    assert isinstance(definition, dict)
-    internal = definition["internalParameters"]
-    assert isinstance(internal, dict)
-    internal["sandbox"] = provenance.sandbox_json(sandbox)
-    return replace(plan, definition_json=encode(definition).decode())
-
-
-def _definition(request: Request, prepared: Prepared) -> Json:
+def _definition(request: Request, prepared: Prepared, sandbox: Sandbox) -> Json:
     """SLSA's buildDefinition: what the user chose, what we set, and everything by digest."""
     taken, settings, config = prepared.snapshot, request.config.settings, request.config
     # A remote that is a folder of some machine says nothing elsewhere, and may name its user.
@@ -173,6 +162,7 @@ def _definition(request: Request, prepared: Prepared) -> Json:
             "determinism": dict(fixed_env(config, prepared)),
             "threads": settings.run.threads,
             "seed": settings.run.seed,
+            "sandbox": provenance.sandbox_json(sandbox),
         },
         "resolvedDependencies": dependencies,
     }

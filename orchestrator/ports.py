@@ -339,7 +339,10 @@ class Executor(Protocol):
     def info(self) -> EngineInfo:
         """The engine behind it."""
 
-    def submit(self, spec: RunSpec) -> tuple[str, Sandbox]:
+    def sandbox(self, spec: RunSpec) -> Sandbox:
+        """What a run's container will be allowed to do here."""
+
+    def submit(self, spec: RunSpec) -> str:
         """Create, but do not start, the container of a run; gives its handle."""
 
     def start(self, handle: str) -> None:

@@ -10,23 +10,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from orchestrator import lock
 from orchestrator.artifacts import version
 from orchestrator.config import PROJECT_FILE, Config, Project
 from orchestrator.errors import ConfigError, LockError, SourceError, did_you_mean
-from orchestrator.image import assemble, environment, handover
+from orchestrator.image import assemble, environment
 from orchestrator.image.assemble import RunImage
 from orchestrator.image.base import Base, Bases
 from orchestrator.image.environment import Environment
 from orchestrator.image.library import Library
 from orchestrator.journal import RunFolders
 from orchestrator.key import Key, run_key
-from orchestrator.lock import Lock
+from orchestrator.locks import lock
+from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
 from orchestrator.source import snapshot
 from orchestrator.source.content import read_blob
 from orchestrator.source.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from orchestrator.image.handover import Handover
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,9 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         _check_groups(locked, settings.environment.groups)
     build = settings.build
 
-    def hand_over() -> handover.Handover:
+    def hand_over() -> Handover:
+        from orchestrator.image import handover  # only a build needs it
+
         return handover.gather(build.ca_bundle, build.index, os.environ)
 
     with stages("resolve"):

@@ -37,7 +37,7 @@ def run(request: Request, services: Services) -> Finished:
     run_id = new_run_id()
     services.store.put(request.config.canonical)
     spec = definition.spec_of(run_id, request, prepared)
-    plan = definition.plan_of(run_id, request, prepared, services.executor)
+    plan = definition.plan_of(spec, request, prepared, services.executor)
     journal = journals.begin(services.folders, run_id, plan.encode())
     services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")
     try:
@@ -81,12 +81,7 @@ class _Attempt:
         try:
             with self._stages("fetch"):
                 journal.write("create")
-                self._handle, sandbox = executor.submit(spec)
-                self.plan = definition.with_sandbox(self.plan, sandbox)
-                journals.write_durably(
-                    self._services.folders.of(self._run_id) / "plan.json", self.plan.encode()
-                )
-                journal.write("created", handle=self._handle)
+                self._handle = executor.submit(spec)
             with self._stages("start"):
                 output = executor.follow(self._handle)
                 journal.write("start")

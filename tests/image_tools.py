@@ -18,7 +18,6 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from orchestrator import lock
 from orchestrator.digest import Digest
 from orchestrator.executors.docker_engine import DockerEngine
 from orchestrator.executors.endpoint import choose
@@ -27,6 +26,7 @@ from orchestrator.image.base import Base, Bases
 from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover, gather
 from orchestrator.image.library import Library, cache_folder
+from orchestrator.locks import lock
 from orchestrator.ports import ContainerSpec, Reporter
 from orchestrator.store.folder import FolderStore
 

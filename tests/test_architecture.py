@@ -18,7 +18,7 @@ LAYERS = (
     "errors",
     "digest canonical reference image.layer image.oci",
     "ports",
-    "process source journal hardware logspool plan single_flight where lock skeleton "
+    "process source journal hardware logspool plan single_flight where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
     "provenance",

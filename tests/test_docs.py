@@ -286,10 +286,10 @@ def a_plan() -> Plan:
     info = EngineInfo(
         "docker", "", "", "classic", "linux", "amd64", "", "", False, False, "2", True, "", 1, 1
     )
-    executor = cast("Any", SimpleNamespace(id="local-docker", info=lambda: info))
     sandbox = Sandbox("1:1", True, True, True, "none", 1, None, None, 1, "default", True, True)
-    plan = definition.plan_of(RUN_ID, Request(a_config()), a_prepared(), executor)
-    return definition.with_sandbox(plan, sandbox)
+    executor = cast("Any", SimpleNamespace(id="local-docker", info=lambda: info, sandbox=lambda _: sandbox))
+    spec = definition.spec_of(RUN_ID, Request(a_config()), a_prepared())
+    return definition.plan_of(spec, Request(a_config()), a_prepared(), executor)
 
 
 def a_result() -> Result:

@@ -27,7 +27,7 @@ from orchestrator.image import builder, environment, loading
 from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
-from orchestrator.lock import parse
+from orchestrator.locks.lock import parse
 from orchestrator.ports import ContainerSpec
 from tests.image_tools import (
     PACKAGING,

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError
-from orchestrator.lock import KNOWN, Lock, choose, parse
+from orchestrator.locks.lock import KNOWN, Lock, choose, parse
 
 A, B, C = ("sha256:" + digit * 64 for digit in "abc")
 

@@ -203,7 +203,7 @@ def test_the_next_run_settles_what_a_dead_one_left(project: Project) -> None:
     assert project.containers() == []
 
 
-@pytest.mark.parametrize("event", ["begun", "create", "created", "start", "collect", "record"])
+@pytest.mark.parametrize("event", ["begun", "create", "start", "collect", "record"])
 def test_kill_9_at_each_line_of_the_journal_leaves_one_record(project: Project, event: str) -> None:
     """The process stops itself with SIGKILL right after the line is on disk."""
     env = {"MIRAGE_TEST_KILL_AT": event, "PYTHONPATH": str(Path(__file__).parent / "killing")}

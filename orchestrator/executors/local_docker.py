@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import canonical
@@ -51,44 +52,10 @@ class LocalDocker:
         """The engine behind it."""
         return self._engine.info()
 
-    def submit(self, spec: RunSpec) -> tuple[str, Sandbox]:
-        """Lay out the inputs, make the outbox, create the container. Raises EngineError, StoreError."""
-        info = self._engine.info()
-        uid, gid = self._user(info)
-        folder = self._runs / spec.run_id
-        mounts = [*self._lay_out_inputs(folder, spec), *self._accounts(folder, uid, gid)]
-        out = folder / "out"
-        outbox.prepare(out)
-        if os.geteuid() == 0:
-            for path in (out, out / "artifacts"):
-                os.chown(path, uid, gid)
-        mounts.append(Mount(str(out), "/mirage/out", read_only=False))
-        container = ContainerSpec(
-            image=spec.image_id,
-            argv=spec.argv,
-            name=f"mirage-{spec.run_id}",
-            env=spec.env,
-            labels=(
-                (RUN_LABEL, spec.run_id),
-                ("flow.mirage.project", spec.project),
-                ("flow.mirage.journal", str(folder / "journal")),
-            ),
-            user=f"{uid}:{gid}",
-            working_dir="/workspace",
-            network=spec.network,
-            pids=PIDS,
-            shm_size=spec.shm_size,
-            memory=spec.memory,
-            cpus=spec.cpus,
-            gpus=spec.gpus,
-            mounts=tuple(mounts),
-            tmpfs=(
-                # exec: compilers of models (torch.compile, numba) load what they write there
-                Tmpfs("/mirage/tmp", f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}"),
-                Tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"),  # noqa: S108 - the container's own
-            ),
-        )
-        sandbox = Sandbox(
+    def sandbox(self, spec: RunSpec) -> Sandbox:
+        """What a run's container will be allowed to do here. Raises EngineError for an engine that cannot be used."""
+        container = self._container(spec)
+        return Sandbox(
             user=container.user,
             read_only_rootfs=container.read_only,
             capabilities_dropped=container.drop_capabilities,
@@ -100,12 +67,53 @@ class LocalDocker:
             shm_size=container.shm_size,
             seccomp="default",
             init=container.init,
-            limits_enforced=info.limits_enforced,
+            limits_enforced=self._engine.info().limits_enforced,
         )
-        return self._engine.create(container), sandbox
 
-    def _user(self, info: EngineInfo) -> tuple[int, int]:
+    def submit(self, spec: RunSpec) -> str:
+        """Lay out the inputs, make the outbox, create the container. Raises EngineError, StoreError."""
+        uid, gid = self._user()
+        folder = self._runs / spec.run_id
+        mounts = [*self._lay_out_inputs(folder, spec), *self._accounts(folder, uid, gid)]
+        out = folder / "out"
+        outbox.prepare(out)
+        if os.geteuid() == 0:
+            for path in (out, out / "artifacts"):
+                os.chown(path, uid, gid)
+        mounts.append(Mount(str(out), "/mirage/out", read_only=False))
+        return self._engine.create(replace(self._container(spec), mounts=tuple(mounts)))
+
+    def _container(self, spec: RunSpec) -> ContainerSpec:
+        """The container of a run, but for its mounts."""
+        uid, gid = self._user()
+        return ContainerSpec(
+            image=spec.image_id,
+            argv=spec.argv,
+            name=f"mirage-{spec.run_id}",
+            env=spec.env,
+            labels=(
+                (RUN_LABEL, spec.run_id),
+                ("flow.mirage.project", spec.project),
+                ("flow.mirage.journal", str(self._runs / spec.run_id / "journal")),
+            ),
+            user=f"{uid}:{gid}",
+            working_dir="/workspace",
+            network=spec.network,
+            pids=PIDS,
+            shm_size=spec.shm_size,
+            memory=spec.memory,
+            cpus=spec.cpus,
+            gpus=spec.gpus,
+            tmpfs=(
+                # exec: compilers of models (torch.compile, numba) load what they write there
+                Tmpfs("/mirage/tmp", f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}"),
+                Tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"),  # noqa: S108 - the container's own
+            ),
+        )
+
+    def _user(self) -> tuple[int, int]:
         """The caller; root inside a rootless engine, where that is the caller; never root otherwise."""
+        info = self._engine.info()
         if info.rootless:
             return 0, 0
         if info.userns:

@@ -20,7 +20,7 @@ from orchestrator.image.layer import Entry, LayerError
 from orchestrator.image.library import Library
 from orchestrator.image.oci import Image, Layer, RunConfig, build, parse, timestamp
 from orchestrator.key import IMAGE_RECIPE, Key, image_key
-from orchestrator.lock import Lock
+from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Reporter
 from orchestrator.source.content import read_blobs
 from orchestrator.source.snapshot import Snapshot, SourceFile

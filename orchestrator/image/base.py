@@ -2,6 +2,7 @@
 
 A name means a recipe under `images/`, a Dockerfile of the project, or a registry's image by a pinned digest. Who makes
 which is in recipe_base.py, dockerfile_base.py and registry_base.py; the pins are in base_lock.py.
+What only some bases need is imported where it is used: a run of a known base is not to wait for it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.digest import Digest
 from orchestrator.errors import ConfigError, ImageError, LockError
-from orchestrator.image import dockerfile_base, dockerfile_recipe, mmdebstrap, recipe_base, registry_base
+from orchestrator.image import mmdebstrap, recipe_base
 from orchestrator.image.base_image import Base, Python
 from orchestrator.image.base_lock import LOCK_FILE, Pin, read_lock, write_pin
 from orchestrator.image.base_shelf import Shelf
-from orchestrator.image.handover import Handover, gather
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent
 from orchestrator.image.oci import Platform
 from orchestrator.ports import Engine, Reporter
+
+if TYPE_CHECKING:
+    from orchestrator.image.handover import Handover
 
 __all__ = ["LOCK_FILE", "Base", "Bases", "Pin", "Python", "read_lock", "write_pin"]
 
@@ -42,14 +46,14 @@ class Bases:
         project: Path,
         reporter: Reporter,
         *,
-        handover: Callable[[], Handover] = lambda: gather("auto", "none", os.environ),
+        handover: Callable[[], Handover] | None = None,
         network: str = "default",
     ) -> None:
         self._engine = engine
         self._library = library
         self._project = project
         self._reporter = reporter
-        self._handover = handover
+        self._handover = handover or _host_settings
         self._network = network
         self._shelf = Shelf(engine, library, reporter)
 
@@ -69,6 +73,8 @@ class Bases:
             return self._pinned(name, pin, platform)
         if not _is_image(name):
             return self.from_recipe(name, platform, fresh=fresh)
+        from orchestrator.image import registry_base
+
         reference = registry_base.parse(name)
         if reference.digest is None:
             raise ConfigError(
@@ -85,7 +91,7 @@ class Bases:
         It is the one known from before, or a new build (``fresh``); where builds on different days gave different
         ones, the first, or the last (``newest``).
         """
-        if dockerfile_recipe.is_dockerfile(name):
+        if _is_dockerfile(name):
             return self._from_dockerfile(name, platform, fresh=fresh, newest=newest)
         recipe = mmdebstrap.load_recipe(mmdebstrap.find_recipe(name, self._project))
         return self._shelf.made(
@@ -104,10 +110,12 @@ class Bases:
 
         For a Dockerfile that includes the moving names in its FROMs.
         """
+        from orchestrator.image import dockerfile_recipe
+
         if _is_image(name):
             base = self._pin_image(name, platform)
         else:
-            if dockerfile_recipe.is_dockerfile(name):
+            if _is_dockerfile(name):
                 for start in dockerfile_recipe.load(name, self._project).starts:
                     self._pin_start(start.image, platform)
             base = self.from_recipe(name, platform, newest=True)
@@ -139,7 +147,9 @@ class Bases:
         """A description that lies in the project must still be the one that was pinned: else an edit of it would
         have no effect, and nobody would be told. Mirage's own recipes may change with its version.
         """
-        if dockerfile_recipe.is_dockerfile(name):
+        from orchestrator.image import dockerfile_recipe
+
+        if _is_dockerfile(name):
             now = dockerfile_recipe.load(name, self._project).source
         else:
             folder = mmdebstrap.find_recipe(name, self._project)
@@ -153,6 +163,8 @@ class Bases:
             )
 
     def _from_dockerfile(self, name: str, platform: Platform, *, fresh: bool, newest: bool) -> Base:
+        from orchestrator.image import dockerfile_base, dockerfile_recipe
+
         recipe = dockerfile_recipe.load(name, self._project)
         pins = read_lock(self._project)
 
@@ -185,6 +197,8 @@ class Bases:
         return self._pulled(name, name, self._digest_now(name, platform), platform)
 
     def _pin_start(self, image: str, platform: Platform) -> None:
+        from orchestrator.image import dockerfile_recipe, registry_base
+
         if image == dockerfile_recipe.MIRAGE_BASE or registry_base.parse(image).digest is not None:
             return
         digest = self._digest_now(image, platform)
@@ -192,11 +206,15 @@ class Bases:
         write_pin(self._project, image, str(platform), Pin(digest, exact))
 
     def _digest_now(self, name: str, platform: Platform) -> Digest:
+        from orchestrator.image import registry_base
+
         self._reporter.stage("base", f"pulling {name}")
         return registry_base.find_digest(self._engine, name, platform)
 
     def _pulled(self, name: str, place: str, digest: Digest, platform: Platform) -> Base:
         """A registry's image by digest: kept from before, or pulled from ``place`` now."""
+        from orchestrator.image import registry_base
+
         base = self._shelf.once(
             digest,
             name,
@@ -218,5 +236,18 @@ class Bases:
         return replace(base, name=name, source=registry_base.parse(place).exact(digest))
 
 
+def _host_settings() -> Handover:
+    """This host's certificates and proxies, without its Python indexes."""
+    from orchestrator.image.handover import gather
+
+    return gather("auto", "none", os.environ)
+
+
 def _is_image(name: str) -> bool:
-    return registry_base.is_reference(name) and not dockerfile_recipe.is_dockerfile(name)
+    """Whether a base's name means an image of a registry, rather than a recipe or a file of the project."""
+    return any(mark in name for mark in ":/@") and not _is_dockerfile(name)
+
+
+def _is_dockerfile(name: str) -> bool:
+    """Whether a base's name means a file of the project: the last part of its path begins with `Dockerfile`."""
+    return name.rpartition("/")[2].startswith("Dockerfile")

@@ -24,8 +24,8 @@ from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure
 from orchestrator.image.oci import Layer
-from orchestrator.lock import Lock
-from orchestrator.lock import parse as parse_lock
+from orchestrator.locks.lock import Lock
+from orchestrator.locks.lock import parse as parse_lock
 from orchestrator.ports import ContainerSpec, Engine, Reporter
 
 BUILDER_LABEL = "flow.mirage.builder"

@@ -52,11 +52,6 @@ class Recipe:
         return f"dockerfile:{self.name}@{self.digest}"
 
 
-def is_dockerfile(name: str) -> bool:
-    """Whether a base's name means a file of the project: the last part of its path begins with `Dockerfile`."""
-    return name.rpartition("/")[2].startswith("Dockerfile")
-
-
 def load(name: str, project: Path) -> Recipe:
     """Read a Dockerfile and what it copies from the project. Raises ConfigError with file and line."""
     parts = name.split("/")

@@ -11,12 +11,11 @@ from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.image.base import Base
-from orchestrator.image.builder import Builder
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent, tag_of
 from orchestrator.image.oci import Image, Layer, RunConfig, build
-from orchestrator.lock import Lock
+from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Reporter
 from orchestrator.single_flight import single_flight
 
@@ -91,6 +90,8 @@ def provide(
             known = _known(library, key, manifest)
             if known is not None:
                 return known
+        from orchestrator.image.builder import Builder
+
         count = len(lock.packages)
         reporter.stage(
             "environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}"

@@ -36,11 +36,6 @@ class ImageReference:
         return f"{self.repository}@{digest}"
 
 
-def is_reference(name: str) -> bool:
-    """Whether a base's name means an image of a registry, rather than a recipe."""
-    return any(mark in name for mark in ":/@")
-
-
 def parse(name: str) -> ImageReference:
     """Read an image reference. Raises ConfigError where it is none."""
     rest, at, digest = name.partition("@")

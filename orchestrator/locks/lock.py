@@ -10,48 +10,20 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
-
-from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import LockError, at_line
+from orchestrator.locks.pinned import Pinned, shown
 
 KNOWN = ("requirements.txt", "poetry.lock", "Pipfile.lock", "uv.lock", "pylock.toml")
 _HASH = re.compile(r"--hash[= ]\s*(\S+)")
 _HASH_VALUE = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+# What `pip freeze` writes of a release, in the normal form of PEP 440; anything else is requirement.py's, since the
+# library that knows all of PEP 508 takes longer to load than everything else here to run.
+_PLAIN = re.compile(
+    r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?) ?== ?((?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*)"
+)
 _PYLOCK = re.compile(r"pylock\.[^.]+\.toml")  # PEP 751, "File Name"
 _COMMENT = re.compile(r"(^|\s)#.*$")
-_USERINFO = re.compile(r"//[^/\s]*@")
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """One package at one version; ``hashes`` are those of the files that may be installed for it."""
-
-    name: str
-    version: str
-    extras: tuple[str, ...]
-    marker: str | None
-    hashes: tuple[str, ...]
-    line: int
-
-    def requirement(self) -> str:
-        """The line that an installer takes, in one normal form."""
-        extras = f"[{','.join(self.extras)}]" if self.extras else ""
-        marker = f" ; {self.marker}" if self.marker else ""
-        return f"{self.name}{extras}=={self.version}{marker}" + "".join(f" --hash={h}" for h in self.hashes)
-
-    def to_json(self) -> Json:
-        """What enters the environment's key: everything but the line number."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "extras": list(self.extras),
-            "marker": self.marker,
-            "hashes": list(self.hashes),
-        }
 
 
 @dataclass(frozen=True)
@@ -143,7 +115,7 @@ def _pinned(path: str, number: int, line: str) -> Pinned | None:
     where = at_line(path, number)
     if line.startswith("-"):
         word = line.split()[0].partition("=")[0]
-        raise LockError(f"{where}: not supported in a lock: {_shown(line)}", hint=_instead_of(word))
+        raise LockError(f"{where}: not supported in a lock: {shown(line)}", hint=_instead_of(word))
     hashes = tuple(sorted(set(_HASH.findall(line))))
     body = _HASH.sub("", line).strip()
     for value in hashes:
@@ -154,34 +126,20 @@ def _pinned(path: str, number: int, line: str) -> Pinned | None:
             )
     if re.search(r"(^|\s)--", body):
         raise LockError(
-            f"{where}: an option that is not supported in a lock: {_shown(body)}",
+            f"{where}: an option that is not supported in a lock: {shown(body)}",
             hint="only --hash may follow a package",
         )
-    try:
-        requirement = Requirement(body)
-    except InvalidRequirement as error:
-        # packaging repeats the line under its message, and with it any password in a URL
-        reason = str(error).splitlines()[0]
-        raise LockError(
-            f"{where}: not a requirement: {_shown(body)} ({_shown(reason)})", hint="write it as name==version"
-        ) from None
-    if requirement.url is not None:
-        raise LockError(
-            f"{where}: {requirement.name} comes from a URL or a path, which is not supported in a lock",
-            hint=f"pin a released version ({requirement.name}==VERSION); "
-            "`pip list --format=freeze` writes versions where `pip freeze` writes paths",
-        )
-    version = _exact(where, requirement)
-    if version is None:
-        return None
-    return Pinned(
-        name=canonicalize_name(requirement.name),
-        version=version,
-        extras=tuple(sorted({canonicalize_name(extra) for extra in requirement.extras})),
-        marker=None if requirement.marker is None else str(requirement.marker),
-        hashes=hashes,
-        line=number,
-    )
+    plain = _PLAIN.fullmatch(body)
+    if plain is not None:
+        return Pinned(_normal_name(plain[1]), plain[2], (), None, hashes, number)
+    from orchestrator.locks import requirement
+
+    return requirement.pinned(where, body, hashes, number)
+
+
+def _normal_name(name: str) -> str:
+    """The normal form of a package's name (packaging.python.org, "Names and normalization")."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _instead_of(word: str) -> str:
@@ -198,11 +156,6 @@ def _instead_of(word: str) -> str:
     if word.startswith(("-i", "-f", "--index", "--extra-index", "--find-links", "--no-index", "--trusted")):
         return "index settings belong to pip's or uv's own configuration, which is handed to the build"
     return "a lock lists packages as name==version, with --hash at most"
-
-
-def _shown(text: str) -> str:
-    """Text of the lock for a message, without user names and passwords of its URLs."""
-    return repr(_USERINFO.sub("//", text))
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -226,29 +179,12 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         yield start, pending.strip()
 
 
-def _exact(where: str, requirement: Requirement) -> str | None:
-    """The one version that a requirement allows, in its normal form (PEP 440), or None."""
-    specifiers = list(requirement.specifier)
-    if len(specifiers) != 1:
-        return None
-    only = specifiers[0]
-    if only.operator not in ("==", "===") or only.version.endswith(".*"):
-        return None
-    try:
-        return str(Version(only.version))
-    except InvalidVersion:
-        raise LockError(
-            f"{where}: {requirement.name} is pinned to {only.version!r}, which is not a version (PEP 440)",
-            hint="pin a released version: name==version",
-        ) from None
-
-
 def _merged(path: str, packages: Sequence[Pinned]) -> tuple[Pinned, ...]:
     """The packages in order, lines that pin the same version under the same marker made one."""
     found: dict[tuple[str, str | None], Pinned] = {}
     for package in packages:
         earlier = found.setdefault((package.name, package.marker), package)
-        if Version(earlier.version) != Version(package.version):
+        if earlier.version != package.version and not _same(earlier.version, package.version):
             raise LockError(
                 f"{at_line(path, package.line)}: {package.name} is pinned twice: "
                 f"{earlier.version} (line {earlier.line}) and {package.version}",
@@ -260,3 +196,10 @@ def _merged(path: str, packages: Sequence[Pinned]) -> tuple[Pinned, ...]:
             hashes=tuple(sorted({*earlier.hashes, *package.hashes})),
         )
     return tuple(sorted(found.values(), key=lambda p: (p.name, p.version, p.marker or "")))
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two spellings mean one version: `1.0` and `1.0.0` do (PEP 440)."""
+    from orchestrator.locks import requirement
+
+    return requirement.same_version(one, other)

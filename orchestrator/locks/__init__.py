@@ -1,0 +1,1 @@
+"""Lock files: which one a project has, and what it pins."""
