@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 from orchestrator.digest import Digest
 from orchestrator.executors.docker_engine import DockerEngine
@@ -232,6 +233,13 @@ class Index:
                 pass
 
         return Handler
+
+
+def forms(secret: str) -> list[bytes]:
+    """How a secret may be written down; base64 at each of the three offsets, without the uneven ends."""
+    raw = secret.encode()
+    shifted = [base64.b64encode(b"x" * n + raw)[4 * (n > 0) : -4] for n in range(3)]
+    return [raw, quote(secret, safe="").encode(), raw.hex().encode(), raw[::-1], *shifted]
 
 
 def run_in_image(reference: str, *argv: str) -> str:

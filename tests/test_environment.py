@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -35,6 +34,7 @@ from tests.image_tools import (
     Index,
     Notes,
     engine,
+    forms,
     library,
     provide,
     python_base,
@@ -195,13 +195,6 @@ def test_hashes_that_the_lock_does_not_give_are_in_the_environments_manifest(pla
     hashed = provide(SIX + PACKAGING, place, Notes())
     assert hashed.layer == made.layer
     assert hashed.key != made.key
-
-
-def forms(secret: str) -> list[bytes]:
-    """How a secret may be written down; base64 at each of the three offsets, without the uneven ends."""
-    raw = secret.encode()
-    shifted = [base64.b64encode(b"x" * n + raw)[4 * (n > 0) : -4] for n in range(3)]
-    return [raw, quote(secret, safe="").encode(), raw.hex().encode(), raw[::-1], *shifted]
 
 
 def test_no_credential_proxy_or_certificate_of_the_host_is_left_anywhere(

@@ -10,7 +10,7 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli.terminal import print_json
-from orchestrator.cli.wiring import Workplace, warm_up
+from orchestrator.cli.wiring import EngineSoon, Workplace
 from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(
             "which config? --config FILE is missing",
             hint=near or "for example --config configs/experiment_001.yaml",
         )
-    warm_up()
+    engine = EngineSoon()
     from orchestrator.config import find_project, load_config, load_project
 
     start = config_file.resolve().parent
@@ -87,7 +87,7 @@ def run(
     from orchestrator import run as runs
     from orchestrator.prepare import Request
 
-    place = Workplace(project, config.settings)
+    place = Workplace(project, config.settings, engine)
     _settle_orphans(place)
     request = Request(config, overrides, extra, no_cache)
     finished = runs.run(request, place.services())

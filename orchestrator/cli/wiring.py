@@ -6,11 +6,11 @@ import os
 import threading
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.cli.terminal import TerminalReporter
+from orchestrator.errors import MirageError
 
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
@@ -24,11 +24,38 @@ if TYPE_CHECKING:
     from orchestrator.recover import Recovery
 
 
-def warm_up() -> None:
-    """Import the engine's library beside the first git commands: it takes longer than they do."""
-    threading.Thread(
-        target=lambda: import_module("orchestrator.executors.docker_engine"), daemon=True
-    ).start()
+class EngineSoon:
+    """The engine, met in a thread: loading its library and its first answers take longer than all the git before.
+
+    Each call of it waits for that, and raises EngineError where the engine does not answer.
+    """
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._error: MirageError | None = None
+        self._thread = threading.Thread(target=self._meet, daemon=True)
+        self._thread.start()
+
+    def _meet(self) -> None:
+        try:
+            engine = _engine()
+            engine.info()
+            self._engine = engine
+        except MirageError as error:
+            self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return getattr(self._engine or _engine(), name)
+
+
+def _engine() -> Engine:
+    from orchestrator.executors.docker_engine import DockerEngine
+    from orchestrator.executors.endpoint import choose
+
+    return DockerEngine(choose(os.environ))
 
 
 @dataclass(frozen=True)
@@ -40,6 +67,7 @@ class Workplace:
 
     project: Project
     settings: ProjectSettings
+    engine_soon: EngineSoon | None = None
 
     @classmethod
     def here(cls) -> Workplace:
@@ -80,10 +108,7 @@ class Workplace:
     @cached_property
     def engine(self) -> Engine:
         """The engine of this machine."""
-        from orchestrator.executors.docker_engine import DockerEngine
-        from orchestrator.executors.endpoint import choose
-
-        return DockerEngine(choose(os.environ))
+        return _engine() if self.engine_soon is None else cast("Engine", self.engine_soon)
 
     @cached_property
     def executor(self) -> LocalDocker:
