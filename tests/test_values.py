@@ -7,6 +7,7 @@ import io
 import json
 import re
 import struct
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -179,8 +180,12 @@ def test_only_automatic_versions_have_a_number(version: str, number: int | None)
 
 
 def test_run_ids_are_new_and_of_their_own_grammar() -> None:
-    made = {reference.new_run_id() for _ in range(50)}
-    assert len(made) == 50
+    in_order = []
+    for _ in range(50):
+        in_order.append(reference.new_run_id())
+        time.sleep(0.0001)  # a run is never made faster than this
+    made = set(in_order)
+    assert in_order == sorted(made)
     assert {reference.parse_run_id(run_id) for run_id in made} == made
     for text in (
         "",
