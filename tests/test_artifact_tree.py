@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import canonical
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.digest import of_bytes
@@ -456,6 +457,16 @@ def test_any_bytes_are_a_tree_or_a_store_error(data: bytes) -> None:
         tree.parse(data)
     except MirageError as error:
         assert isinstance(error, StoreError)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_tree_is_canonical_json(path: str, target: str) -> None:
+    for entry in (
+        tree.TreeEntry(path, "f", True, 2**53 - 1, D),
+        tree.TreeEntry(path, "l", target=target),
+        tree.TreeEntry(path, "d"),
+    ):
+        assert tree.encode([entry]) == canonical.encode(entry.to_json()) + b"\n"
 
 
 PARTS = st.sampled_from(["a", "b", "c", ".", "..", ""])

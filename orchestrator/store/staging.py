@@ -162,7 +162,7 @@ class FolderIntake:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._what = f"write to the store {place.location}"
-        self._waiting: dict[Digest, str] = {}
+        self._waiting: dict[Digest, tuple[str, str]] = {}  # where it is staged, what its name will be
         self._folders: set[str] = set()
 
     def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
@@ -176,14 +176,15 @@ class FolderIntake:
         data = b"".join(_pieces(descriptor, size))
         digest = of_bytes(data)
         with told(self._what):
-            if not self._has(digest, len(data)):
+            name = self._name_if_new(digest, len(data))
+            if name is not None:
                 path = staged_name(self._place)
                 try:
                     _write_small(path, data)
                 except BaseException:
                     _remove(path)
                     raise
-                self._waiting[digest] = path
+                self._waiting[digest] = path, name
         return digest, len(data)
 
     def _add_large(self, descriptor: int, size: int) -> tuple[Digest, int]:
@@ -193,27 +194,30 @@ class FolderIntake:
                 staged.write(piece)
             digest = staged.digest()
             with told(self._what):
-                if not self._has(digest, staged.size):
+                name = self._name_if_new(digest, staged.size)
+                if name is not None:
                     staged.finish(durable=False)
-                    self._waiting[digest] = staged.hand_over()
+                    self._waiting[digest] = staged.hand_over(), name
         finally:
             staged.discard()
         return digest, staged.size
 
-    def _has(self, digest: Digest, size: int) -> bool:
+    def _name_if_new(self, digest: Digest, size: int) -> str | None:
+        """The path that the blob will have, or None where it is there or on its way."""
         if digest in self._waiting:
-            return True
-        self._folders.add(os.path.dirname(self._place.room_for(digest)))
-        return self._place.present(digest, size)
+            return None
+        name = self._place.room_for(digest)
+        self._folders.add(os.path.dirname(name))
+        return None if self._place.present(digest, size) else name
 
     def flush(self) -> None:
         """Make what was added durable, then visible."""
         with told(self._what):
-            sync_many(list(self._waiting.values()), self._place.staging())
+            sync_many([path for path, _ in self._waiting.values()], self._place.staging())
             while self._waiting:
-                digest, path = self._waiting.popitem()
+                _, (path, name) = self._waiting.popitem()
                 try:
-                    os.rename(path, self._place.room_for(digest))
+                    os.rename(path, name)
                 except BaseException:
                     _remove(path)
                     raise
@@ -223,7 +227,7 @@ class FolderIntake:
 
     def discard(self) -> None:
         """Leave nothing under `staging/`."""
-        for path in self._waiting.values():
+        for path, _ in self._waiting.values():
             _remove(path)
 
 
