@@ -13,6 +13,10 @@ from orchestrator.errors import ImageError, StoreError
 from orchestrator.image.loading import tag_of
 from orchestrator.image.oci import Image, Platform, parse
 
+# What the history of a run image says of each of its base's layers. Always the same: a base can be known by one
+# digest from a recipe here and from a registry there, and the images on it must not differ by that.
+CREATED_BY = "mirage base"
+
 
 @dataclass(frozen=True)
 class Python:

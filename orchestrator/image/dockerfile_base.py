@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.digest import of_bytes
 from orchestrator.errors import EngineError, ImageError, at_line
 from orchestrator.image import dockerfile, dpkg, layer, registry_base
-from orchestrator.image.base_image import Base, pairs
+from orchestrator.image.base_image import CREATED_BY, Base, pairs
 from orchestrator.image.base_noise import HANDED_OVER, unwanted
 from orchestrator.image.base_shelf import Shelf
 from orchestrator.image.dockerfile_recipe import MIRAGE_BASE, Recipe, Start
@@ -97,7 +97,7 @@ def make(
         with library.writer() as writer:
             seal(tar, _Guard(writer, _passwords(handover)).write, leave_out=unwanted)
             digest, size = writer.commit()
-    created_by = f"mirage base: {recipe.name}"
+    created_by = CREATED_BY
     labels = (("flow.mirage.kind", "base"), ("org.opencontainers.image.title", recipe.name))
     image = build(platform, (Layer(digest, size, created_by),), RunConfig(env=env, labels=labels), MTIME)
     return shelf.take_in(recipe.name, image.digest, recipe.source, image, env, platform, packages)

@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator import canonical
 from orchestrator.digest import CHUNK
 from orchestrator.image import mmdebstrap
-from orchestrator.image.base_image import Base
+from orchestrator.image.base_image import CREATED_BY, Base
 from orchestrator.image.base_shelf import Shelf
 from orchestrator.image.layer import MTIME
 from orchestrator.image.library import Library
@@ -30,7 +30,7 @@ def source_of(recipe: Recipe) -> str:
 def key_manifest(recipe: Recipe, platform: Platform) -> bytes:
     """Everything that decides what a recipe becomes, but for Debian's own state of the day."""
     return canonical.encode(
-        {"schema": "mirage-recipe-key/1", "recipe": recipe.digest, "platform": str(platform)}
+        {"schema": "mirage-recipe-key/2", "recipe": recipe.digest, "platform": str(platform)}
     )
 
 
@@ -44,7 +44,7 @@ def make(recipe: Recipe, platform: Platform, *, library: Library, shelf: Shelf, 
             while piece := source.read(CHUNK):
                 writer.write(piece)
             digest, size = writer.commit()
-    layer = Layer(digest, size, f"mirage base: {recipe.name}")
+    layer = Layer(digest, size, CREATED_BY)
     env = (("PATH", PATH),)
     labels = (("flow.mirage.kind", "base"), ("org.opencontainers.image.title", recipe.name))
     image = build(platform, (layer,), RunConfig(env=env, labels=labels), MTIME)

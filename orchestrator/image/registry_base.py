@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ConfigError, EngineError, ImageError, StoreError
 from orchestrator.image import saved_layers
-from orchestrator.image.base_image import Base, pairs
+from orchestrator.image.base_image import CREATED_BY, Base, pairs
 from orchestrator.image.base_shelf import Shelf
 from orchestrator.image.layer import MTIME
 from orchestrator.image.library import Library
@@ -110,7 +110,7 @@ def take(
     diff_ids = tuple(parse_digest(item) for item in found.diff_ids)
     sizes = saved_layers.take(engine.save(exact), diff_ids, library, exact)
     # Named by digest alone: what a project calls the image must not change the digest of what is built on it.
-    layers = tuple(Layer(each, sizes[each], f"mirage base: {digest}") for each in diff_ids)
+    layers = tuple(Layer(each, sizes[each], CREATED_BY) for each in diff_ids)
     env = pairs(found.env)
     labels = (("flow.mirage.kind", "base"), ("org.opencontainers.image.base.digest", digest))
     image = build(platform, layers, RunConfig(env=env, labels=labels), MTIME)
