@@ -162,6 +162,8 @@ def _definition(request: Request, prepared: Prepared, sandbox: Sandbox) -> Json:
             "determinism": dict(fixed_env(config, prepared)),
             "threads": settings.run.threads,
             "seed": settings.run.seed,
+            "timeout": settings.run.timeout,
+            "reproduces": None,
             "sandbox": provenance.sandbox_json(sandbox),
         },
         "resolvedDependencies": dependencies,

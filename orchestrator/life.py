@@ -17,7 +17,8 @@ from typing import Any
 
 from orchestrator import provenance
 from orchestrator.artifacts.outbox import Outbox
-from orchestrator.artifacts.version import load
+from orchestrator.artifacts.version import Version, load
+from orchestrator.artifacts.withheld import WithheldOutbox
 from orchestrator.digest import Digest, of_bytes, of_file
 from orchestrator.errors import EngineError, Interrupted, StoreError
 from orchestrator.hardware import describe
@@ -63,16 +64,24 @@ class Interrupts:
 def open_outbox(
     executor: Executor, store: Store, folders: RunFolders, journal: Journal, run_id: RunId, reporter: Reporter
 ) -> Outbox:
-    """The run's outbox, telling the journal of each version before the workflow hears of it."""
-    lines = [line for line in read(folders, run_id) if line.get("event") == "published"]
-    return Outbox(
-        executor.outbox(run_id),
-        store,
-        run_id,
-        reporter,
-        published=lambda n, made: journal.write("published", n=n, id=str(made.ref), digest=made.digest),
-        before=[(int(line["n"]), load(store, parse_artifact(str(line["id"])))) for line in lines],
-    )
+    """The run's outbox, telling the journal of each version before the workflow hears of it.
+
+    A run that is made again gives out no versions; its journal names the original's outputs.
+    """
+    told = list(read(folders, run_id))
+    lines = [line for line in told if line.get("event") == "published"]
+    place = executor.outbox(run_id)
+
+    def published(n: int, made: Version) -> None:
+        journal.write("published", n=n, id=str(made.ref), digest=made.digest)
+
+    original = next((line["outputs"] for line in told if line.get("event") == "withhold"), None)
+    if original is not None:
+        withheld = WithheldOutbox(place, store, run_id, reporter, published=published, original=original)
+        withheld.restore(lines)
+        return withheld
+    before = [(int(line["n"]), load(store, parse_artifact(str(line["id"])))) for line in lines]
+    return Outbox(place, store, run_id, reporter, published=published, before=before)
 
 
 @dataclass(frozen=True)
@@ -318,7 +327,8 @@ def seal(
         plan.run_id, plan.definition(), plan.builder(), describe(), result, run_json
     )
     key = provenance.record_key(plan.run_id)
-    journal.write("record", digest=of_bytes(record))
+    # As a blob too: `mirage verify` tells by it whether the record was changed.
+    journal.write("record", digest=store.put(record))
     if not store.create(key, record):
         # an earlier follower sealed it and died before it could say so
         record = store.read(key) or b""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.artifacts import version
 from orchestrator.config import PROJECT_FILE, Config, Project
-from orchestrator.errors import ConfigError, LockError, SourceError, did_you_mean
+from orchestrator.errors import ConfigError, SourceError, did_you_mean
 from orchestrator.image import assemble, environment
 from orchestrator.image.assemble import RunImage
 from orchestrator.image.base import Base, Bases
@@ -22,7 +22,7 @@ from orchestrator.image.environment import Environment
 from orchestrator.image.library import Library
 from orchestrator.journal import RunFolders
 from orchestrator.key import Key, run_key
-from orchestrator.locks import lock
+from orchestrator.locks.committed import of_snapshot
 from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
 from orchestrator.source import snapshot
@@ -100,10 +100,7 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         _check_committed(taken, PROJECT_FILE, services.project.source)
         _check_workflow(taken, settings.workflow)
     with stages("lock"):
-        path = lock.choose([os.fsdecode(file.path) for file in taken.files], settings.environment.lock)
-        content = read_blob(taken, os.fsencode(path))
-        locked = lock.parse(path, content, settings.environment.unpinned)
-        _check_groups(locked, settings.environment.groups)
+        locked = of_snapshot(taken, settings.environment)
     build = settings.build
 
     def hand_over() -> Handover:
@@ -148,15 +145,6 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         seed=settings.run.seed,
     )
     return Prepared(taken, locked, base, env, image, inputs, argv, key)
-
-
-def _check_groups(locked: Lock, groups: tuple[str, ...]) -> None:
-    """Groups are for locks that have some."""
-    if locked.kind == "requirements" and groups != ("main",):
-        raise LockError(
-            f"environment.groups names {', '.join(groups) or 'none'}, and {locked.path} has no groups",
-            hint="leave `groups` out of .mirage/project.yaml",
-        )
 
 
 def _check_committed(taken: Snapshot, path: str, read: bytes) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from orchestrator import definition, life
 from orchestrator import journal as journals
 from orchestrator.canonical import Json
+from orchestrator.digest import Digest
 from orchestrator.errors import EngineError, MirageError
 from orchestrator.life import End, Interrupts, Sealed
 from orchestrator.logspool import LogSpool
@@ -38,9 +39,27 @@ def run(request: Request, services: Services) -> Finished:
     services.store.put(request.config.canonical)
     spec = definition.spec_of(run_id, request, prepared)
     plan = definition.plan_of(spec, request, prepared, services.executor)
-    journal = journals.begin(services.folders, run_id, plan.encode())
     services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")
+    return carry_out(run_id, spec, plan, services, stages)
+
+
+def carry_out(
+    run_id: RunId,
+    spec: RunSpec,
+    plan: Plan,
+    services: Services,
+    stages: Stages,
+    *,
+    withhold: tuple[tuple[str, Digest], ...] | None = None,
+) -> Finished:
+    """From a plan to a sealed record.
+
+    ``withhold``: give out no versions, and answer the workflow with these ids, as the run did that is made again.
+    """
+    journal = journals.begin(services.folders, run_id, plan.encode())
     try:
+        if withhold is not None:
+            journal.write("withhold", outputs=[list(pair) for pair in withhold])
         attempt = _Attempt(run_id, plan, services, journal, stages)
         with Interrupts() as interrupts, LogSpool(services.folders.of(run_id) / "log") as spool:
             output = attempt.start(spec)

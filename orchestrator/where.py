@@ -21,7 +21,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
-from fractions import Fraction
 from typing import NoReturn, TypeAlias, TypeVar
 
 from orchestrator.canonical import Json, encode
@@ -34,7 +33,6 @@ _PATH = re.compile(r"[^\W\d][\w/-]*(?:\.[\w/-]+)*")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<quoted>'[^']*'|"[^"]*")|(?P<operator>==|!=|<=|>=|[=<>~])|(?P<bracket>[()])|(?P<word>[^\s()'"=<>!~]+))"""
 )
-_DIGITS = re.compile(r"[-+]?[0-9]*(?:\.(?P<fraction>[0-9]*))?(?:[eE](?P<exponent>[-+]?[0-9]+))?")
 _KEYWORDS = ("and", "or", "not")
 _Row = TypeVar("_Row")
 _Ordered = TypeVar("_Ordered", str, float)
@@ -122,7 +120,11 @@ def _compare(found: Json, operator: str, value: Value) -> bool:
     if found is None or isinstance(found, bool):
         return operator == "==" and meaning is found
     if isinstance(found, int | float) and isinstance(meaning, int | float) and not isinstance(meaning, bool):
-        return _rounds_to(found, value) if operator == "~" else _ordered(found, operator, meaning)
+        if operator != "~":
+            return _ordered(found, operator, meaning)
+        from orchestrator import rounding  # fractions take their time to load, and few questions need them
+
+        return rounding.rounds_to(found, value.text, meaning)
     return False
 
 
@@ -134,15 +136,18 @@ def _ordered(left: _Ordered, operator: str, right: _Ordered) -> bool:
     return left > right or (operator == ">=" and left == right)
 
 
-def _rounds_to(found: int | float, value: Value) -> bool:
-    """Whether ``found`` is ``value`` at the digits that it was written with; halves round away from zero."""
-    digits = _DIGITS.fullmatch(value.text)
-    exponent = -len(digits["fraction"] or "") + int((digits["exponent"] or "0")[:6]) if digits else 0
-    half = Fraction(10) ** max(-400, min(exponent, 400)) / 2
-    target, exact = Fraction(str(value.meaning)), Fraction(str(found))
-    if target < 0:
-        target, exact = -target, -exact
-    return target - half <= exact < target + half if target else -half < exact < half
+def compares(found: Json, asked: Comparison) -> bool:
+    """Whether one value, not a list, satisfies a comparison other than `!=`: what an index judges values by."""
+    return _compare(found, asked.operator, asked.value)
+
+
+def rounding_bounds(value: Value) -> tuple[float, float] | None:
+    """Two numbers that hold between them whatever rounds to ``value``; None where it is no number."""
+    if isinstance(value.meaning, bool) or not isinstance(value.meaning, int | float):
+        return None
+    from orchestrator import rounding
+
+    return rounding.bounds(value.text, value.meaning)
 
 
 class _Parser:

@@ -20,6 +20,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
     "docker-registry": "the tests of bases from a registry",
+    "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
     "mmdebstrap": "making a base image",
     "python3-venv": "making .venv",
@@ -49,8 +50,8 @@ def missing(tool: str) -> list[str]:
     """The Debian packages that are needed for a tool and not there."""
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
-    if tool in ("docker-registry", "strace"):
-        return [] if program(tool) else [tool]
+    if tool in ("docker-registry", "graphviz", "strace"):
+        return [] if program({"graphviz": "dot"}.get(tool, tool)) else [tool]
     if tool == "python3-venv":
         return [] if has_ensurepip("/usr/bin/python3") else ["python3-venv"]
     needs = [] if program("mmdebstrap") else ["mmdebstrap"]

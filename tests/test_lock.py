@@ -14,7 +14,10 @@ from packaging.requirements import Requirement
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError
-from orchestrator.locks.lock import KNOWN, Lock, choose, parse
+from orchestrator.locks.lock import KNOWN, Lock, LockSource, choose, parse, read
+from orchestrator.locks.pinned import Index
+from orchestrator.locks.selection import select
+from tests.lock_tools import LINUX
 
 A, B, C = ("sha256:" + digit * 64 for digit in "abc")
 
@@ -105,27 +108,32 @@ def test_what_pip_compile_writes() -> None:
     assert [package.hashes for package in lock.packages] == [(A, B), (C,)]
 
 
-def test_what_uv_export_writes_names_the_project_itself_which_is_told_how_to_leave_out() -> None:
-    error = refusal(UV_EXPORTED)
-    assert error.message.startswith("env/requirements.txt:3: ")
-    assert "uv export --no-emit-project" in (error.hint or "")
-    assert versions(lock_of(UV_EXPORTED.replace("-e .\n", ""))) == ["six==1.17.0"]
+def test_what_uv_export_writes_names_the_project_itself_which_is_left_out_with_a_note() -> None:
+    lock = lock_of(UV_EXPORTED)
+    assert versions(lock) == ["six==1.17.0"]
+    assert lock.notes == ("requirements.txt:3: the project itself is left out: its code is in the image",)
 
 
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
         ("-e git+https://example.com/x.git@abc#egg=x", "not supported in a lock", "--exclude-editable"),
-        ("six @ file:///home/conda/six_1/work", "six comes from a URL or a path", "pip list --format=freeze"),
-        ("six @ git+https://example.com/six@abc", "six comes from a URL or a path", "six==VERSION"),
-        ("-r other.txt", "not supported in a lock", "this one file"),
-        ("-cconstraints.txt", "not supported in a lock", "this one file"),
-        ("--index-url https://example.com/simple", "not supported in a lock", "handed to the build"),
-        ("--extra-index-url=https://example.com/simple", "not supported in a lock", "handed to the build"),
+        ("-e ./libs/other", "not supported in a lock", "released version"),
+        ("git+https://example.com/x.git@abc", "not a requirement", "name==version"),
+        ("six @ file:///home/conda/six_1/work", "six comes from a path", "pip list --format=freeze"),
+        ("six @ git+https://example.com/six@abc", "six comes from version control", "six==VERSION"),
+        ("-r other.txt", "env/other.txt is not in the commit", "part of the commit"),
+        ("-cconstraints.txt", "env/constraints.txt is not in the commit", "part of the commit"),
+        ("--index-url file:///srv/simple", "not an address of the network", "handed to the build"),
+        ("--extra-index-url=../simple", "not an address of the network", "handed to the build"),
+        ("--trusted-host example.com", "not supported in a lock", "handed to the build"),
+        ("--find-links ./wheels", "not supported in a lock", "handed to the build"),
+        ("https://example.com/six-1.0-py3-none-any.whl", "a URL without a hash", "--hash=sha256"),
+        (f"seven @ https://example.com/six-1.0-py3-none-any.whl --hash={A}", "file six-1.0", "which one"),
         ("--no-binary :all:", "not supported in a lock", "name==version"),
         (f"--hash={A}", "not supported in a lock", "below the package"),
         ("./dist/thing.whl", "not a requirement", "name==version"),
-        ("https://example.com/thing.whl", "not a requirement", "name==version"),
+        ("https://example.com/thing.whl", "neither a wheel's nor", "name==version"),
         ("six==1.0 --global-option=x", "an option that is not supported", "only --hash"),
         ("name: conda-env", "not a requirement", "name==version"),
         ("six===odd_build", "not a version", "name==version"),
@@ -298,8 +306,116 @@ def test_no_lock_file_and_a_missing_one_are_errors() -> None:
 
 
 @pytest.mark.parametrize("name", [*KNOWN[1:], "pylock.gpu.toml"])
-def test_another_tools_lock_is_recognised_and_told_how_to_export(name: str) -> None:
+def test_a_lock_goes_to_the_reader_of_its_format_by_its_name(name: str) -> None:
     assert choose([name], name) == name
-    with pytest.raises(LockError, match="cannot be read by this version") as caught:
+    with pytest.raises(LockError) as caught:
         parse(f"sub/{name}", b"[[package]]\n")
-    assert "export" in (caught.value.hint or "")
+    assert "not pinned" not in caught.value.message
+    assert "not a requirement" not in caught.value.message
+
+
+def read_all(**files: str) -> Lock:
+    """A requirements.txt with others beside it; `_` in a name stands for its dot or slash."""
+    content = {name.replace("__", "/").replace("_", "."): text.encode() for name, text in files.items()}
+    return read(
+        LockSource("requirements.txt", content["requirements.txt"], read=content.get, paths=[*content])
+    )
+
+
+def test_files_that_a_lock_names_are_read_from_where_they_stand() -> None:
+    lock = read_all(
+        requirements_txt="-r env/base.txt\n--requirement=env/more.txt\npackaging==25.0\n",
+        env__base_txt=f"six==1.17.0 --hash={A}\n-r more.txt\n-r ../requirements.txt\n",
+        env__more_txt="attrs==25.1.0\n",
+    )
+    assert versions(lock) == ["attrs==25.1.0", "packaging==25.0", "six==1.17.0"]
+    with pytest.raises(LockError, match=r"env/base\.txt:1: not a requirement"):
+        read_all(requirements_txt="-r env/base.txt\n", env__base_txt="!\n")
+    with pytest.raises(LockError, match=r"requirements\.txt:1: \.\./x\.txt is not in the commit"):
+        read_all(requirements_txt="-r ../x.txt\n")
+
+
+def test_constraints_pin_what_the_lock_leaves_open_and_hold_what_it_pins() -> None:
+    lock = read_all(
+        requirements_txt="-c c.txt\nsix\npackaging[x]>=24\nattrs==25.1.0\n",
+        c_txt=f"six==1.17.0 --hash={A}\npackaging==25.0\nattrs<26\nunused==1.0\n",
+    )
+    assert versions(lock) == ["attrs==25.1.0", "packaging==25.0", "six==1.17.0"]
+    assert [(p.extras, p.hashes) for p in lock.packages] == [((), ()), (("x",), ()), ((), (A,))]
+    with pytest.raises(LockError, match=r"c\.txt:1: attrs<25 does not allow 25\.1\.0"):
+        read_all(requirements_txt="-c c.txt\nattrs==25.1.0\n", c_txt="attrs<25\n")
+    with pytest.raises(LockError, match="not pinned to one version each"):
+        read_all(requirements_txt="-c c.txt\nsix>2\n", c_txt="six==1.17.0\n")
+
+
+def test_index_options_are_kept_with_the_lock_and_the_key() -> None:
+    text = "-i https://one.example.com/simple\n--extra-index-url=https://two.example.com/simple\n-f https://example.com/links\nsix==1.0\n"
+    lock = lock_of(text)
+    assert lock.index == Index("https://one.example.com/simple")
+    assert lock.more_indexes == (Index("https://two.example.com/simple"),)
+    assert lock.links == ("https://example.com/links",)
+    assert lock.to_json() != lock_of("six==1.0\n").to_json()
+    assert (
+        lock_of("--only-binary :all:\n--prefer-binary\nsix==1.0\n").to_json()
+        == lock_of("six==1.0\n").to_json()
+    )
+
+
+def test_a_variable_for_a_login_is_left_to_what_the_host_hands_over() -> None:
+    lock = lock_of("--index-url https://${TOKEN}@example.com/simple\nsix==1.0\n")
+    assert lock.index == Index("https://example.com/simple")
+
+
+def test_a_lock_that_requires_hashes_has_them_all() -> None:
+    assert lock_of(f"--require-hashes\nsix==1.0 --hash={A}\n").hashed
+    assert "six==1.0 has none" in refusal("--require-hashes\nsix==1.0\n").message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"six @ https://example.com/a/six-1.0-py3-none-any.whl --hash={A}",
+        f"https://example.com/a/six-1.0-py3-none-any.whl --hash={A}",
+        f"six @ https://${{USER}}:${{PASS}}@example.com/a/six-1.0-py3-none-any.whl#{A.replace(':', '=')}",
+    ],
+)
+def test_a_file_at_a_url_is_pinned_by_its_hash(line: str) -> None:
+    (package,) = select(lock_of(line + "\n"), LINUX).packages
+    assert (package.name, package.version, package.hashes) == ("six", "1.0", (A,))
+    assert package.requirement() == f"six @ https://example.com/a/six-1.0-py3-none-any.whl --hash={A}"
+
+
+def test_a_wheel_at_a_url_must_fit_the_platform() -> None:
+    lock = lock_of(f"https://example.com/six-1.0-cp311-cp311-win_amd64.whl --hash={A}\n")
+    with pytest.raises(
+        LockError, match=r"requirements\.txt:1: six==1\.0 has no file for CPython 3\.11\.2, x86_64"
+    ):
+        select(lock, LINUX)
+
+
+def test_what_pip_freeze_writes_of_the_project_itself_is_left_out() -> None:
+    line = (
+        "-e git+https://example.com/me/demo.git@0123456789012345678901234567890123456789#egg=demo_project\n"
+    )
+    lock = read_all(requirements_txt=line + "six==1.0\n", pyproject_toml='[project]\nname = "Demo.Project"\n')
+    assert versions(lock) == ["six==1.0"]
+    assert "left out" in lock.notes[0]
+    with pytest.raises(LockError, match="not supported"):
+        read_all(requirements_txt=line, pyproject_toml='[project]\nname = "other"\n')
+
+
+def test_markers_are_answered_for_the_platform_before_anything_is_built() -> None:
+    text = 'numpy==1.26.4 ; python_version < "3.11"\nnumpy==2.1.0 ; python_version >= "3.11"\nx==1 ; sys_platform == "win32"\n'
+    narrowed = select(lock_of(text), LINUX)
+    assert narrowed.requirements() == b"numpy==2.1.0\n"
+    assert select(narrowed, LINUX) == narrowed
+    both = 'numpy==1.26.4 ; python_version < "3.12"\nnumpy==2.1.0 ; python_version >= "3.11"\n'
+    with pytest.raises(
+        LockError, match=r"numpy is wanted at two versions at once: 1\.26\.4 \(line 1\) and 2\.1\.0"
+    ):
+        select(lock_of(both), LINUX)
+
+
+def test_groups_are_for_locks_that_have_some() -> None:
+    with pytest.raises(LockError, match=r"names main, dev, and requirements\.txt has no groups"):
+        read(LockSource("requirements.txt", b"six==1.0\n", groups=("main", "dev")))

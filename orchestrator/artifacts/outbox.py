@@ -144,7 +144,7 @@ class Outbox:
             self._refuse(answer, n, error)
         else:
             self.outputs.append(Output(n, version, None))
-            answer.update(id=str(version.ref), digest=version.digest, size=version.manifest.size)
+            answer.update(id=self._named(n, version), digest=version.digest, size=version.manifest.size)
             self._reporter.note(f"saved {version.ref} ({_size(version.manifest.size)})")
         self._seen.add(n)
         self._unanswered[n] = canonical.encode(answer)
@@ -189,9 +189,17 @@ class Outbox:
             files=len(files),
             metadata=manifest_of.metadata,
         )
+        return self._keep(n, manifest, manifest_of.version)
+
+    def _keep(self, n: int, manifest: Manifest, version: str | None) -> Version:
+        """Give an artifact its id."""
         # plain sessions share one run id, so there a number names no save
         attempt = f"{self._run_id}/{n}" if self._run_id not in (None, "plain") else None
-        return publish(self._store, manifest, manifest_of.version, self._run_id, attempt=attempt)
+        return publish(self._store, manifest, version, self._run_id, attempt=attempt)
+
+    def _named(self, n: int, version: Version) -> str:
+        """The id that the workflow is told of an artifact."""
+        return str(version.ref)
 
     def metrics(self) -> tuple[dict[str, float | None], Digest | None, int]:
         """The last value of each metric, the blob of all lines, and how many lines could not be read."""

@@ -1,4 +1,4 @@
-"""The questions about runs: `mirage ls`, `mirage show`, `mirage logs`."""
+"""The questions about one run: `mirage show`, `mirage logs`, and what people say of it: `mirage tag`, `mirage note`."""
 
 from __future__ import annotations
 
@@ -8,114 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.terminal import print_json, print_table, readable_size
+from orchestrator.cli.listing import committed_as, number, plain
+from orchestrator.cli.terminal import print_json, readable_size
 from orchestrator.cli.wiring import Workplace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.canonical import Json
-    from orchestrator.catalog import Catalog, Row
+    from orchestrator.catalog import Row
+    from orchestrator.catalog.marks import Mark
     from orchestrator.reference import RunId
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _CHUNK = 1 << 20
-
-
-@click.command(context_settings=_HELP)
-@click.option("--where", metavar="EXPR", help="Only runs that satisfy it: 'metrics.accuracy >= 0.89'.")
-@click.option("--branch", metavar="PATTERN", help="Only runs of these branches: 'experiment/*'.")
-@click.option("--sort", metavar="[-]FIELD", help="Order by a field; - for the largest first.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N runs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def ls(where: str | None, branch: str | None, sort: str | None, limit: int | None, as_json: bool) -> None:
-    """List runs, newest first.
-
-    Fields: run_id, status, workflow, config, branch, commit, started, seconds, inputs, outputs, metrics.NAME,
-    config.A.B and what else `mirage ls --json` prints.
-    """
-    from orchestrator import where as grammar
-    from orchestrator.where import And, Comparison, Value
-
-    expression = None if where is None else grammar.parse(where)
-    order = None if sort is None else grammar.parse_sort(sort)
-    if branch is not None:
-        own = Comparison("branch", "~", Value(branch, branch))
-        expression = own if expression is None else And((own, expression))
-    rows: list[_Line] = []
-    unknown = set() if expression is None else set(grammar.paths(expression))
-    if order is not None:
-        unknown.add(order.path)
-    for line in _lines(Workplace.here().catalog):
-        unknown = {path for path in unknown if line.lookup(path) is None}
-        if expression is None or grammar.matches(expression, line.lookup):
-            rows.append(line)
-            if order is None and len(rows) == limit:
-                break
-    if order is not None:
-        rows = grammar.order(rows, order, lambda line, path: line.lookup(path))[:limit]
-    for path in sorted(unknown):
-        hint = f" (did you mean metrics.{path} or config.{path}?)" if "." not in path else ""
-        print(f"warning: no run that was looked at has a value of {path}{hint}", file=sys.stderr)
-    if as_json:
-        print_json({"runs": [line.summary() for line in rows]})
-    elif rows:
-        print_table(
-            ("run", "started", "status", "config", "branch", "commit", "metrics"), [_cells(r) for r in rows]
-        )
-    else:
-        print("no runs" if expression is None else "no such runs", file=sys.stderr)
-
-
-class _Line:
-    """A run in the list: sealed, with a record, or open, with little to say of it yet."""
-
-    def __init__(self, row: Row | None, run_id: RunId, status: str) -> None:
-        self._row = row
-        self._open: dict[str, Json] = {"run_id": run_id, "status": status}
-
-    def summary(self) -> dict[str, Json]:
-        """What `--json` prints of it."""
-        return self._open if self._row is None else self._row.summary()
-
-    def lookup(self, path: str) -> Json:
-        """A field of `--where` and `--sort`."""
-        return self._open.get(path) if self._row is None else self._row.lookup(path)
-
-
-def _lines(catalog: Catalog) -> Any:
-    sealed: set[str] = set()
-    opened = list(catalog.open_runs())
-    for run_id, status in opened:
-        yield _Line(None, run_id, status)
-        sealed.add(run_id)
-    for row in catalog.rows():
-        if row.run_id not in sealed:
-            yield _Line(row, row.run_id, "")
-
-
-def _cells(line: _Line) -> tuple[str, ...]:
-    from orchestrator.catalog import local_time
-
-    told = line.summary()
-    metrics = told.get("metrics")
-    shown = (
-        [f"{name}={_number(value)}" for name, value in metrics.items()] if isinstance(metrics, dict) else []
-    )
-    started, commit = told.get("started"), str(told.get("commit") or "-")
-    return (
-        str(told["run_id"]),
-        local_time(str(started)) if started else "-",
-        str(told["status"]),
-        str(told.get("config") or "-"),
-        str(told.get("branch") or "-"),
-        commit[:10] + ("+" if told.get("dirty") else ""),
-        " ".join(shown) or "-",
-    )
-
-
-def _number(value: Json) -> str:
-    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 @click.command(context_settings=_HELP)
@@ -125,21 +31,31 @@ def _number(value: Json) -> str:
 )
 def show(run_id: str, as_json: bool) -> None:
     """Show one run: RUN is an id, the beginning of one, or `latest`."""
-    row = Workplace.here().catalog.find(run_id)
+    place = Workplace.here()
+    row = place.catalog.find(run_id)
+    told = row.summary()
+    later = committed_as(place, [told]).get(row.run_id)
     if as_json:
         print_json(
-            {**row.summary(), "result": row.result, "config_values": row.config, "statement": row.statement}
+            {
+                **told,
+                "committed_as": later,
+                "result": row.result,
+                "config_values": row.config,
+                "statement": row.statement,
+            }
         )
         return
-    _show(row)
+    _show(row, told, later)
 
 
-def _show(row: Row) -> None:
+def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
     from orchestrator.catalog import local_time
 
-    told, details = row.summary(), row.details
+    details = row.details
     reason = f" ({told['reason']})" if told["reason"] else ""
     snapshot = ", a snapshot of uncommitted work" if told["dirty"] else ""
+    snapshot += f"; committed since as {later}" if later else ""
     source = row.dependency("source")
     base = row.dependency("base-image")
     lines: list[tuple[str, str]] = [
@@ -157,6 +73,10 @@ def _show(row: Row) -> None:
         ("run key", str(told["run_key"])),
         ("builder", str(details["builder"]["id"])),
         ("record", str(told["record"])),
+        (
+            "verdict",
+            f"makes {told['reproduces']} again" if told["reproduces"] else str(told["verdict"] or "-"),
+        ),
     ]
     print(f"run {row.run_id}")
     for name, value in lines:
@@ -167,6 +87,11 @@ def _show(row: Row) -> None:
             print(f"    {item}")
     for problem in row.result.get("unpublished", []):
         print(f"  not published: {problem}")
+    tags, notes = told["tags"], told["notes"]
+    if isinstance(tags, list) and tags:
+        print(f"  tags     {' '.join(map(str, tags))}")
+    for note in notes if isinstance(notes, list) else ():
+        print(f"  note     {plain(str(note))}")
 
 
 def _inputs(row: Row) -> list[str]:
@@ -184,7 +109,7 @@ def _outputs(row: Row) -> list[str]:
 
 
 def _metrics(row: Row) -> list[str]:
-    return [f"{name} = {_number(value)}" for name, value in row.result["metrics"].items()]
+    return [f"{name} = {number(value)}" for name, value in row.result["metrics"].items()]
 
 
 @click.command(context_settings=_HELP)
@@ -243,3 +168,51 @@ def _print_open(place: Workplace, run_id: RunId, follow: bool) -> None:
         if not follow or not alive:
             return
         time.sleep(0.1)
+
+
+@click.command(context_settings=_HELP)
+@click.argument("run_id", metavar="RUN")
+@click.argument("tags", metavar="TAG...", nargs=-1, required=True)
+@click.option("--remove", is_flag=True, help="Take these tags away; that they were there is kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's tags as one JSON object.")
+def tag(run_id: str, tags: tuple[str, ...], remove: bool, as_json: bool) -> None:
+    """Tag a run: `mirage ls --where 'tags = best'` finds it. RUN is an id, the beginning of one, or `latest`."""
+    from orchestrator.catalog import marks
+    from orchestrator.errors import ConfigError
+
+    place = Workplace.here()
+    row = place.catalog.find(run_id)
+    if remove:
+        there = row.summary()["tags"]
+        missing = [each for each in tags if not isinstance(there, list) or each not in there]
+        if missing:
+            known = " ".join(map(str, there)) if isinstance(there, list) and there else "none"
+            raise ConfigError(f"{row.run_id} has no tag {missing[0]!r}", hint=f"its tags: {known}")
+    _said(row, marks.add(place.store, row.run_id, "untag" if remove else "tag", tags), as_json)
+
+
+@click.command(context_settings=_HELP)
+@click.argument("run_id", metavar="RUN")
+@click.argument("text", metavar="TEXT")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's notes as one JSON object.")
+def note(run_id: str, text: str, as_json: bool) -> None:
+    """Write a note beside a run; earlier ones stay. RUN is an id, the beginning of one, or `latest`."""
+    from orchestrator.catalog import marks
+
+    place = Workplace.here()
+    row = place.catalog.find(run_id)
+    _said(row, marks.add(place.store, row.run_id, "note", [text]), as_json)
+
+
+def _said(row: Row, said: list[Mark], as_json: bool) -> None:
+    from orchestrator.catalog import marks
+
+    told = marks.fold(said)
+    if as_json:
+        history: list[Json] = [{"kind": each.kind, "text": each.text, "at": each.at} for each in said]
+        print_json({"run_id": row.run_id, **told, "history": history})
+        return
+    tags, notes = told["tags"], told["notes"]
+    print(f"{row.run_id}  tags: {' '.join(map(str, tags)) if isinstance(tags, list) and tags else '-'}")
+    for each in notes if isinstance(notes, list) else ():
+        print(f"  note  {plain(str(each))}")

@@ -15,7 +15,9 @@ from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent, tag_of
 from orchestrator.image.oci import Image, Layer, RunConfig, build
-from orchestrator.locks.lock import Lock
+from orchestrator.locks.pinned import Lock
+from orchestrator.locks.selection import select
+from orchestrator.locks.target import Target
 from orchestrator.ports import Engine, Reporter
 from orchestrator.single_flight import single_flight
 
@@ -34,18 +36,30 @@ class Environment:
 
 
 def key_manifest(lock: Lock, base: Base, groups: tuple[str, ...]) -> bytes:
-    """The canonical manifest whose digest is the environment's key (design section 7)."""
+    """The canonical manifest whose digest is the environment's key (design section 7).
+
+    Raises LockError where the lock has nothing for the base's platform or Python.
+    """
+    lock = narrowed(lock, base)
     return canonical.encode(
         {
             "schema": "mirage-env-key/1",
             "base": base.digest,
             "platform": str(base.platform),
-            "lock": {"kind": lock.kind, "packages": [package.to_json() for package in lock.packages]},
+            "lock": lock.to_json(),
             "groups": list(groups),
             "python": f"{base.python.implementation} {base.python.version}",
             "installer": f"uv {installed_version('uv')}",
             "recipe": RECIPE_VERSION,
         }
+    )
+
+
+def narrowed(lock: Lock, base: Base) -> Lock:
+    """The lock as it is installed on a base; the same again for one that is narrowed already."""
+    python = base.python
+    return select(
+        lock, Target(base.platform.architecture, python.implementation, python.version, python.libc)
     )
 
 
@@ -79,6 +93,8 @@ def provide(
     ``handover`` is asked only when there is something to build.
     Raises LockError where the lock cannot be installed, ImageError where the layer cannot be made.
     """
+    notes = lock.notes
+    lock = narrowed(lock, base)
     manifest = key_manifest(lock, base, groups)
     key = of_bytes(manifest)
     if not fresh:
@@ -92,6 +108,8 @@ def provide(
                 return known
         from orchestrator.image.builder import Builder
 
+        for note in notes:
+            reporter.note(note)
         count = len(lock.packages)
         reporter.stage(
             "environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}"

@@ -1,20 +1,36 @@
 """One line of a requirements file as PEP 508 has it: extras, markers, URLs, and which one version it allows.
 
-Kept apart from lock.py because of what it takes to load: most locks have only plain lines.
+Kept apart from requirements.py because of what it takes to load: most locks have only plain lines.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from urllib.parse import unquote, urlsplit
+
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from packaging.specifiers import SpecifierSet
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import InvalidVersion, Version
 
 from orchestrator.errors import LockError
-from orchestrator.locks.pinned import Pinned, shown
+from orchestrator.locks.pinned import File, Pinned, holds_login, shown, without_login
+
+_FRAGMENT_HASH = re.compile(r"(?:^|&)(sha(?:256|384|512))=([0-9a-f]+)")
+_BARE_URL = re.compile(r"https?://\S+")
 
 
 def pinned(where: str, body: str, hashes: tuple[str, ...], line: int) -> Pinned | None:
     """What a line pins; None where it allows more than one version. Raises LockError that names ``where``."""
+    if _BARE_URL.match(body):
+        body = _named(where, body)
     try:
         requirement = Requirement(body)
     except InvalidRequirement as error:
@@ -23,28 +39,107 @@ def pinned(where: str, body: str, hashes: tuple[str, ...], line: int) -> Pinned 
         raise LockError(
             f"{where}: not a requirement: {shown(body)} ({shown(reason)})", hint="write it as name==version"
         ) from None
+    name = canonicalize_name(requirement.name)
+    extras = tuple(sorted({canonicalize_name(extra) for extra in requirement.extras}))
+    marker = None if requirement.marker is None else str(requirement.marker)
     if requirement.url is not None:
+        url, file, version = at_url(where, name, requirement.url, hashes)
+        return Pinned(name, version, extras, marker, file.hashes, line, url=url, files=(file,))
+    exact = _exact(where, requirement)
+    return None if exact is None else Pinned(name, exact, extras, marker, hashes, line)
+
+
+def at_url(where: str, name: str, url: str, hashes: tuple[str, ...]) -> tuple[str, File, str]:
+    """A package's file at a URL: (the URL without fragment and login, the file, its version).
+
+    Raises LockError for places that a lock cannot pin, and where there is no hash.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        kind = "version control" if "+" in parts.scheme else "a path"
         raise LockError(
-            f"{where}: {requirement.name} comes from a URL or a path, which is not supported in a lock",
-            hint=f"pin a released version ({requirement.name}==VERSION); "
+            f"{where}: {name} comes from {kind}, which is not supported in a lock",
+            hint=f"pin a released version ({name}==VERSION), or the URL of a wheel with its hash; "
             "`pip list --format=freeze` writes versions where `pip freeze` writes paths",
         )
-    version = _exact(where, requirement)
-    if version is None:
-        return None
-    return Pinned(
-        name=canonicalize_name(requirement.name),
-        version=version,
-        extras=tuple(sorted({canonicalize_name(extra) for extra in requirement.extras})),
-        marker=None if requirement.marker is None else str(requirement.marker),
-        hashes=hashes,
-        line=line,
-    )
+    if holds_login(url):
+        raise LockError(
+            f"{where}: the URL of {name} holds a login, and the lock is part of the commit",
+            hint="take it out, and put it into netrc, which is handed to the build",
+        )
+    found = {*hashes, *(f"{kind}:{value}" for kind, value in _FRAGMENT_HASH.findall(parts.fragment))}
+    if not found:
+        raise LockError(
+            f"{where}: {name} comes from a URL without a hash, which may give other bytes tomorrow",
+            hint="add --hash=sha256:... (`pip hash FILE` prints it), or pin a released version",
+        )
+    file = unquote(parts.path.rpartition("/")[2])
+    named, version = name_and_version(where, file)
+    if named != name:
+        raise LockError(
+            f"{where}: {name} is at a URL whose file {file} is of {named}", hint="which one is it?"
+        )
+    place = without_login(parts._replace(fragment="").geturl())
+    return place, File(file, tuple(sorted(found)), place), version
+
+
+def name_and_version(where: str, file: str) -> tuple[str, str]:
+    """What the name of a wheel or source distribution says of it. Raises LockError."""
+    try:
+        if file.endswith(".whl"):
+            wheel = parse_wheel_filename(file)
+            return wheel[0], str(wheel[1])
+        name, version = parse_sdist_filename(file)
+    except (InvalidWheelFilename, InvalidSdistFilename) as error:
+        raise LockError(
+            f"{where}: neither a wheel's nor a source distribution's name: {file!r} ({error})",
+            hint="pin a released version: name==version",
+        ) from None
+    return name, str(version)
 
 
 def same_version(one: str, other: str) -> bool:
     """Whether two versions are equal by PEP 440."""
     return Version(one) == Version(other)
+
+
+def allows(where: str, body: str) -> tuple[str, str]:
+    """A line of a constraints file as (name, which versions it allows)."""
+    try:
+        requirement = Requirement(body)
+    except InvalidRequirement as error:
+        raise LockError(
+            f"{where}: not a constraint: {shown(body)} ({shown(str(error).splitlines()[0])})",
+            hint="write it as name==version",
+        ) from None
+    return canonicalize_name(requirement.name), str(requirement.specifier)
+
+
+def within(version: str, versions: str) -> bool:
+    """Whether a version is one of those that a specifier allows."""
+    return SpecifierSet(versions).contains(version, prereleases=True)
+
+
+def name_of(body: str) -> str:
+    """The name that a loose requirement is about."""
+    return canonicalize_name(Requirement(body).name)
+
+
+def pinned_by(where: str, body: str, pin: Pinned) -> Pinned | None:
+    """A loose requirement as the constraint that pins its package makes it; None where it does not allow that."""
+    requirement = Requirement(body)
+    if requirement.url is not None or not within(pin.version, str(requirement.specifier)):
+        return None
+    extras = tuple(sorted({canonicalize_name(extra) for extra in requirement.extras}))
+    marker = None if requirement.marker is None else str(requirement.marker)
+    return replace(pin, extras=extras, marker=marker)
+
+
+def _named(where: str, body: str) -> str:
+    """A line that is a URL alone, with the name that its file gives."""
+    url, _, marker = body.partition(" ;")
+    name, _ = name_and_version(where, unquote(urlsplit(url.strip()).path.rpartition("/")[2]))
+    return f"{name} @ {url.strip()}" + (f" ;{marker}" if marker else "")
 
 
 def _exact(where: str, requirement: Requirement) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import StoreError
-from orchestrator.ports import Store
 from orchestrator.store.folder import FolderStore
+
+if TYPE_CHECKING:
+    from orchestrator.ports import Store
 
 
 def open_store(where: str, project: Path) -> Store:

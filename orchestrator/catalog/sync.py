@@ -1,0 +1,177 @@
+"""Bringing the index up to the store: only what it lacks is read, and nothing is ever missed.
+
+A month is not listed again while its folder's signature stands, if the signature had been the same for some seconds
+already when it was listed: a file system's clock may not move between two names. No clock of another machine is
+compared with ours. A run's folder without a record, and whatever could not be read, is looked at each time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from orchestrator.canonical import Json
+from orchestrator.catalog import marks
+from orchestrator.catalog.index import Entry, Index, Month, entry
+from orchestrator.catalog.listing import Listing
+from orchestrator.catalog.number import month_of, number_of
+from orchestrator.errors import MirageError, StoreError
+from orchestrator.reference import RunId, parse_run_id
+
+if TYPE_CHECKING:
+    from orchestrator.ports import Reporter, Store
+
+# Longer than any file system's clock stands still: two seconds on FAT, one on old NFS servers.
+SETTLING = 5.0
+_BATCH = 1000
+_TELL = 5000  # a first look at more records than this is told
+
+
+class Sync:
+    """One catching-up of an index with a store."""
+
+    def __init__(self, index: Index, store: Store, listing: Listing, reporter: Reporter) -> None:
+        self._index = index
+        self._store = store
+        self._listing = listing
+        self._reporter = reporter
+
+    def run(self) -> None:
+        """Read what is new, forget what is gone, and warn of what cannot be read. Raises StoreError."""
+        now = time.time()
+        seen = self._listing.months()
+        known = self._index.months()
+        retried = dict(self._index.pending())
+        for name in known.keys() - seen.keys():
+            with self._index.writing():
+                self._compare(name, set())
+                self._index.listed(name, None)
+        for name, signature in sorted(seen.items()):
+            before = known.get(name)
+            if before is not None and before.settled and before.signature == signature:
+                continue
+            with self._index.writing():
+                added = self._compare(name, set(self._listing.names(name)))
+            self._read([key for key in added if key not in retried])
+            same = before is not None and before.signature == signature
+            since = before.since if same and before is not None else now
+            if signature is not None:
+                with self._index.writing():
+                    self._index.listed(name, Month(signature, since, same and now - since >= SETTLING))
+        self._read(list(retried))
+        for key, problem in sorted(self._index.pending().items()):
+            if problem is not None:
+                self._reporter.warn(f"{key}: {problem}")
+
+    def _compare(self, month: str, names: set[str]) -> list[str]:
+        """The keys in a month that the index lacks; what is in the index and gone from the store is forgotten.
+
+        Another process may have listed the month after us: only what is not there now either is gone.
+        """
+        index, read = self._index, self._store.read
+        of_marks = month.startswith("marks/")
+        end = "" if of_marks else "/record.json"
+        names = {name for name in names if (marks.run_of(name) if of_marks else is_run_id(name))}
+        for key in index.pending():
+            if key.startswith(f"{month}/") and key.split("/")[2] not in names:
+                index.settle(key)
+        known = index.marks_of_month(month[6:]) if of_marks else index.runs_of_month(month[5:])
+        gone = [name for name in known - names if read(f"{month}/{name}{end}") is None]
+        if of_marks:
+            index.sql.executemany("DELETE FROM marks WHERE name = ?", [(name,) for name in gone])
+            self._apply({number_of(RunId(name[:22])) for name in gone})
+        else:
+            index.remove([number_of(RunId(name)) for name in gone])
+        return [f"{month}/{name}{end}" for name in names - known]
+
+    def _read(self, keys: list[str]) -> None:
+        """Read what these keys hold into the index, in pieces that others can wait for."""
+        if len(keys) > _TELL:
+            self._reporter.note(f"reading {len(keys)} runs into the index")
+        keys = sorted(keys)  # a tree that grows at its end stays dense
+        for at in range(0, len(keys), _BATCH):
+            batch = keys[at : at + _BATCH]
+            entries: list[Entry] = []
+            said: list[tuple[str, int, bytes]] = []
+            problems: dict[str, str | None] = {}
+            settled: list[str] = []
+            for key in batch:
+                try:
+                    if key.startswith("marks/"):
+                        said += self._mark(key)
+                    else:
+                        entries.append(self._entry(key, problems))
+                    settled.append(key)
+                except _Absent:
+                    problems[key] = None
+                except MirageError as error:
+                    problems[key] = error.message
+            with self._index.writing():
+                self._index.add(entries)
+                self._index.sql.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", said)
+                marked = self._index.marked([each.number for each in entries])
+                self._apply(marked | {number for _, number, _ in said})
+                for key in settled:
+                    self._index.settle(key)
+                for key, problem in problems.items():
+                    self._index.postpone(key, problem)
+
+    def _entry(self, key: str, problems: dict[str, str | None]) -> Entry:
+        """A record as it goes into the index. One whose config is missing goes in without it, and is a problem."""
+        from orchestrator.catalog.row import Row
+
+        run_id = parse_run_id(key.split("/")[2])
+        if key != record_key(run_id):
+            raise StoreError("it lies in the folder of another month")
+        data = self._store.read(key)
+        if data is None:
+            raise _Absent
+        row = Row(run_id, data, self._store)
+        summary: dict[str, Json] = {**row.recorded(), **marks.fold(())}
+        config: dict[str, Json] = {}
+        try:
+            config = row.config
+        except MirageError as error:
+            problems[key] = f"its config cannot be read: {error.message}"
+        return entry(number_of(run_id), summary, config)
+
+    def _mark(self, key: str) -> Iterator[tuple[str, int, bytes]]:
+        name = key.rpartition("/")[2]
+        run_id = marks.run_of(name)
+        if run_id is None or month_of(run_id) != key.split("/")[1]:
+            raise StoreError("it is not a mark of a run of this month")
+        data = self._store.read(key)
+        if data is None:
+            raise _Absent
+        marks.parse(name, data)
+        yield name, number_of(run_id), data
+
+    def _apply(self, numbers: set[int]) -> None:
+        """Say again what the marks of these runs amount to."""
+        for number in numbers:
+            rows = self._index.marks(number)
+            with suppress(StoreError):
+                said = marks.fold(sorted(marks.parse(name, data) for name, data in rows))
+                self._index.say(number, said)
+
+
+def record_key(run_id: RunId) -> str:
+    """Where a run's record lies (provenance.py has the rule, and is loaded only for it)."""
+    from orchestrator import provenance
+
+    return provenance.record_key(run_id)
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a name in a month's folder is a run's."""
+    try:
+        parse_run_id(name)
+    except MirageError:
+        return False
+    return True
+
+
+class _Absent(Exception):
+    """Nothing there, or not yet."""

@@ -1,0 +1,109 @@
+"""The steps of `mirage reproduce`, wired together: find the run and its image, run, judge, keep the verdict."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator import judgement, sources, verdicts
+from orchestrator import reproduce as reproduction
+from orchestrator.catalog import marks
+from orchestrator.compare.difference import ALIKE, Tolerance
+from orchestrator.errors import ConfigError
+from orchestrator.record import Record, wanted_image
+from orchestrator.verdicts import Judgement
+
+if TYPE_CHECKING:
+    from orchestrator.canonical import Json
+    from orchestrator.catalog import Row
+    from orchestrator.cli.wiring import Workplace
+    from orchestrator.digest import Digest
+    from orchestrator.judgement import Made, Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of making a run again."""
+
+    original: str
+    runs: tuple[str, ...]
+    judged: Judgement
+    digest: Digest
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 9 (design section 5)."""
+        if self.judged.summary == "FAILED":
+            return 1
+        return 0 if self.judged.summary in ALIKE else 9
+
+    def to_json(self) -> dict[str, Json]:
+        """The object of `--json`."""
+        judged = self.judged
+
+        def of(kind: str) -> list[Json]:
+            return [each.to_json() for each in judged.verdicts if each.kind == kind]
+
+        return {
+            "run_id": self.original,
+            "runs": [*self.runs],
+            "verdict": judged.summary,
+            "image": judged.image,
+            "status": of("status")[0],
+            "outputs": of("output"),
+            "metrics": of("metric"),
+            "first_difference": None if judged.first is None else judged.first.name,
+            "sources": [*judged.sources],
+            "attestation": self.digest,
+        }
+
+
+def tolerance_of(rtol: float, atol: float, ignore: tuple[str, ...]) -> Tolerance:
+    """The tolerance of the options. Raises ConfigError for a pattern that is none."""
+    for text in ignore:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ConfigError(f"--ignore {text!r} is no regular expression: {error}") from error
+    return Tolerance(rtol, atol, ignore)
+
+
+def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool, repeat: int) -> Outcome:
+    """Make a run again ``repeat`` times and judge it. Raises CannotVerify where it cannot be made."""
+    services = place.services()
+    record = Record(row.run_id, row.record)
+    first = reproduction.original(services, record)
+    found = reproduction.find_image(services, record, anew=rebuild)
+    wanted = wanted_image(record)
+    runs = [reproduction.again(services, first, found) for _ in range(repeat)]
+    judged = _judge(place, first, runs, tolerance)
+    image: dict[str, Json] = {
+        "wanted": wanted.digest,
+        "digest": reproduction.kept_digest(found, record),
+        "origin": found.origin,
+        "equal": found.equal(wanted),
+    }
+    difference = judgement.first_difference(judged)
+    failed = first.result["status"] == "succeeded" and any(
+        run.result["status"] != "succeeded" for run in runs
+    )
+    told = Judgement(
+        summary=verdicts.summary_of(judged, failed=failed),
+        verdicts=tuple(judged),
+        first=difference,
+        sources=tuple(sources.probable(first, runs[0], difference, repeat)),
+        image=image,
+        tolerance=tolerance,
+    )
+    data = verdicts.statement(first, runs, told)
+    _, digest = verdicts.keep(place.store, record, runs[-1].record, data)
+    marks.add(place.store, record.run_id, "verdict", [told.summary])
+    return Outcome(record.run_id, tuple(run.record.run_id for run in runs), told, digest)
+
+
+def _judge(place: Workplace, first: Made, runs: list[Made], tolerance: Tolerance) -> list[Verdict]:
+    against_first = [judgement.judge(place.store, first, run, tolerance) for run in runs]
+    exact = Tolerance()
+    itself = [judgement.judge(place.store, runs[0], run, exact) for run in runs[1:]]
+    return judgement.varying(judgement.worst(against_first), itself)

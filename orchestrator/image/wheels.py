@@ -1,0 +1,252 @@
+"""Wheels of packages that have only a source distribution: built once, in a builder of their own, and kept.
+
+A wheel is known by its source distribution, the base and the installer; who has it already does not build it again,
+so that the environment stays the same where the same build would give other bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+import zipfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed_version
+from typing import Protocol
+
+from orchestrator import canonical
+from orchestrator.canonical import Json
+from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
+from orchestrator.errors import ImageError, LockError
+from orchestrator.image import installer
+from orchestrator.image.base import Base
+from orchestrator.image.library import Library
+from orchestrator.locks import requirement
+from orchestrator.locks.pinned import File, Lock, Pinned
+from orchestrator.ports import Engine, Reporter
+from orchestrator.single_flight import single_flight
+
+_VENV = "/build/throw-away"
+_CACHE = "/build/built"  # not the shared cache: what it holds may have been built on another base
+# the installer keeps what it built as one file below sdists-vN/
+_FIND = (
+    "import pathlib, shutil; found = list(pathlib.Path('/build/built').glob('sdists-v*/**/*.whl'));"
+    "print(*(path.name for path in found if path.is_file()), sep='\\n');"
+    "[shutil.copyfile(path, '/build/' + path.name) for path in found if path.is_file()]"
+)
+_PURE = re.compile(r".*-none-any\.whl")
+# what build tools ask for a fixed time, order and locale
+_STEADY = (("SOURCE_DATE_EPOCH", "315532800"), ("PYTHONHASHSEED", "0"), ("TZ", "UTC"))
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel that was built here or elsewhere, and what from."""
+
+    package: str
+    file: str
+    digest: Digest
+    source: tuple[str, ...]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it holds machine code: a compiler may give other bytes elsewhere."""
+        return _PURE.fullmatch(self.file) is None
+
+
+class Workshop(Protocol):
+    """What a builder lends for this."""
+
+    engine: Engine
+    library: Library
+    reporter: Reporter
+
+    def container(self, image_id: str, key: Digest) -> AbstractContextManager[str]:
+        """A fresh container of the base with the installer in it, gone afterwards."""
+
+    def env(self) -> installer.Env:
+        """The installer's environment."""
+
+    def uv(self, container: str, lock: Lock, base: Base, words: tuple[str, ...], env: installer.Env) -> None:
+        """Run the installer. Raises LockError."""
+
+    def command(self, container: str, argv: tuple[str, ...], env: installer.Env) -> str:
+        """Run a program. Raises ImageError."""
+
+    def leaks(self, data: bytes) -> bool:
+        """Whether a credential of the host is in it."""
+
+
+def build(
+    shop: Workshop, lock: Lock, base: Base, image_id: str, key: Digest
+) -> tuple[Lock, tuple[Wheel, ...]]:
+    """The lock with a wheel in the place of each source distribution, and those wheels."""
+    made: dict[str, Wheel] = {}
+    packages: list[Pinned] = []
+    for package in lock.packages:
+        if package.build:
+            wheel = _wheel(shop, lock, package, base, image_id, key)
+            made[package.name] = wheel
+            _, version = requirement.name_and_version(lock.path, wheel.file)
+            files = (File(wheel.file, (str(wheel.digest),)),)
+            package = replace(
+                package, version=version, hashes=(str(wheel.digest),), url="", index=None, files=files
+            )
+        packages.append(package)
+    compiled = [package for package in packages if package.name in made and made[package.name].compiled]
+    if compiled:
+        shop.reporter.warn(
+            f"{installer.names(tuple(compiled))} has no wheel for {base.platform}, and was compiled here. The wheel is "
+            "kept in the store; built anew elsewhere it may come out with other bytes"
+        )
+    return replace(lock, packages=tuple(packages)), tuple(made.values())
+
+
+def without_wheel(shop: Workshop, lock: Lock, base: Base, image_id: str, key: Digest) -> Lock:
+    """The lock with the packages marked that the index has only as source distribution, their hashes chosen.
+
+    For locks that name no files. What the index says is told by the installer, which may have to build for it.
+    """
+    from orchestrator.locks import pylock, selection
+    from orchestrator.locks.source import LockSource
+    from orchestrator.locks.target import Target
+
+    python = base.python
+    target = Target(base.platform.architecture, python.implementation, python.version, python.libc)
+    marked: dict[str, Pinned] = {}
+    with shop.container(image_id, key) as container:
+        for number, batch in enumerate(installer.batches(lock, shop.env(), frozenset())):
+            known = tuple(package for package in batch.packages if not package.files)
+            if not known:
+                continue
+            plain = replace(batch, packages=tuple(replace(package, hashes=()) for package in known))
+            listed = f"/build/pylock.{number}.toml"
+            shop.engine.put(container, "/", ((batch.file[1:], plain.content(), 0o644),))
+            words: tuple[str, ...] = (
+                "pip",
+                "compile",
+                "--python",
+                base.python.executable,
+                "--no-deps",
+                "--no-header",
+            )
+            words += ("--format", "pylock.toml", "-o", listed, batch.file)
+            shop.uv(container, lock, base, words, batch.env)
+            data = b"".join(shop.engine.get(container, listed))
+            told = pylock.read(LockSource(listed, data))
+            found = {each.name: each for each in selection.select(told, target).packages}
+            for package in known:
+                chosen = found.get(package.name)
+                if chosen is not None and chosen.build:
+                    marked[package.name] = _marked(lock, package, chosen)
+    return replace(lock, packages=tuple(marked.get(each.name, each) for each in lock.packages))
+
+
+def left(lock: Lock, done: frozenset[str]) -> Lock:
+    """The lock in which only what has no wheel yet is to be built."""
+    packages = (replace(each, build=False) if each.name in done else each for each in lock.packages)
+    return replace(lock, packages=tuple(packages))
+
+
+def _marked(lock: Lock, package: Pinned, chosen: Pinned) -> Pinned:
+    if package.hashes and not set(package.hashes) & set(chosen.hashes):
+        raise LockError(
+            f"{lock.path} names other files of {package.name} than the index has now: the only one that could be used "
+            f"is {chosen.files[0].name} ({', '.join(chosen.hashes)})",
+            hint="if you trust it, write the hashes anew",
+        )
+    return replace(package, hashes=chosen.hashes, files=chosen.files, build=True, extras=())
+
+
+def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: str, key: Digest) -> Wheel:
+    manifest = canonical.encode(
+        {
+            "schema": "mirage-wheel-key/1",
+            "name": package.name,
+            "version": package.version,
+            "source": list(package.hashes),
+            "base": base.digest,
+            "platform": str(base.platform),
+            "installer": f"uv {installed_version('uv')}",
+        }
+    )
+    wheel_key = of_bytes(manifest)
+    known = _known(shop.library, wheel_key, package)
+    if known is not None:
+        return known
+    with single_flight(
+        shop.library.lock_path(f"wheel-{hex_of(wheel_key)}"), f"the wheel of {package.name}", shop.reporter
+    ):
+        known = _known(shop.library, wheel_key, package)
+        if known is not None:
+            return known
+        shop.reporter.stage(
+            "environment", f"building {package.name} {package.version} from its source distribution"
+        )
+        with shop.container(image_id, key) as container:
+            file, data = _built(shop, container, lock, package, base)
+        digest = shop.library.put(data)
+        result: dict[str, Json] = {
+            "digest": digest,
+            "size": len(data),
+            "created": str(time.time_ns()),
+            "file": file,
+        }
+        if shop.library.keep("wheel", wheel_key, manifest, result):
+            shop.reporter.warn(
+                f"drift: {file} was built before with other bytes; the first is used where it is"
+            )
+        return Wheel(package.name, file, digest, package.hashes)
+
+
+def _known(library: Library, key: Digest, package: Pinned) -> Wheel | None:
+    found = library.find("wheel", key)
+    if found is None or not library.has(parse_digest(found["digest"])):
+        return None
+    return Wheel(package.name, str(found["file"]), parse_digest(found["digest"]), package.hashes)
+
+
+def _built(shop: Workshop, container: str, lock: Lock, package: Pinned, base: Base) -> tuple[str, bytes]:
+    one = "/build/source.txt"
+    line = replace(package, extras=()).requirement()
+    shop.engine.put(container, "/", ((one[1:], f"{line}\n".encode(), 0o644),))
+    env = tuple(sorted({**dict(installer.also_from(shop.env(), package.index)), **dict(_STEADY)}.items()))
+    shop.uv(container, lock, base, ("venv", "-q", "--python", base.python.executable, _VENV), env)
+    words: tuple[str, ...] = (
+        "pip",
+        "install",
+        "--python",
+        f"{_VENV}/bin/python",
+        "--no-deps",
+        "--require-hashes",
+    )
+    words += ("--no-binary", package.name, "--cache-dir", _CACHE, "-r", one)
+    try:
+        shop.uv(container, lock, base, words, env)
+    except installer.NotInstallable as error:
+        raise LockError(
+            f"{package.name}=={package.version} has no usable wheels for {base.platform}, Python {base.python.version}, "
+            f"and cannot be built from its source distribution there:\n{error.message.partition(chr(10))[2]}",
+            hint="lock a version that has a wheel, or take a base with what its build needs (a compiler, headers)",
+        ) from error
+    files = shop.command(container, (base.python.executable, "-I", "-c", _FIND), _STEADY).split()
+    if len(files) != 1:
+        raise ImageError(
+            f"the installer left {len(files)} wheels of {package.name} where one was expected: {', '.join(files)}",
+            hint="this is a fault of Mirage with this version of uv",
+        )
+    data = b"".join(shop.engine.get(container, f"/build/{files[0]}"))
+    _check_no_secret(shop, package, data)
+    return files[0], data
+
+
+def _check_no_secret(shop: Workshop, package: Pinned, data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        inside: Sequence[zipfile.ZipInfo] = archive.infolist()
+        if any(shop.leaks(archive.read(item)) for item in inside):
+            raise ImageError(
+                f"a credential of this host was found in the wheel that {package.name} built, which was not kept",
+                hint="its build wrote down the index's URL: take the password out of the URL (use netrc)",
+            )

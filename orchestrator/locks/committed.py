@@ -1,0 +1,25 @@
+"""The lock of a commit: which file it is, and all that it names, read from the snapshot and never from disk."""
+
+from __future__ import annotations
+
+import os
+
+from orchestrator.locks import lock
+from orchestrator.locks.pinned import Lock
+from orchestrator.locks.source import LockSource
+from orchestrator.settings import EnvironmentSettings
+from orchestrator.source.content import read_blob
+from orchestrator.source.snapshot import Snapshot
+
+
+def of_snapshot(taken: Snapshot, settings: EnvironmentSettings) -> Lock:
+    """The lock that the settings mean. Raises LockError where there is none, or it cannot be read."""
+    paths = [os.fsdecode(file.path) for file in taken.files]
+    present = frozenset(paths)
+
+    def read(path: str) -> bytes | None:
+        return read_blob(taken, os.fsencode(path)) if path in present else None
+
+    path = lock.choose(paths, settings.lock)
+    content = read_blob(taken, os.fsencode(path))
+    return lock.read(LockSource(path, content, settings.groups, settings.unpinned, read, paths))

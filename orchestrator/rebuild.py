@@ -1,0 +1,154 @@
+"""The image of a record built again from its commit: a clean checkout of its own, then the stages of a run up to it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator import prepare
+from orchestrator.config import load_config, load_project
+from orchestrator.digest import Digest, hex_of
+from orchestrator.errors import CannotVerify, SourceError
+from orchestrator.image.base_lock import LOCK_FILE, Pin, write_pin
+from orchestrator.image.base_shelf import Shelf
+from orchestrator.prepare import Prepared, Request, Services, Stages
+from orchestrator.record import Record, recorded_key, sha256_of
+from orchestrator.source import git
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """An image that was built again."""
+
+    prepared: Prepared
+    run_key: Digest
+
+    @property
+    def digest(self) -> Digest:
+        """Its digest: the original's, if it came out equal."""
+        return self.prepared.image.image.digest
+
+    @property
+    def engine_id(self) -> str:
+        """What the engine calls it."""
+        return self.prepared.image.engine_id
+
+    def enter(self, internal: dict[str, Any], dependencies: dict[str, Any]) -> Digest:
+        """Write it into a run's definition; gives the manifest of what is installed."""
+        made, image = self.prepared, self.prepared.image
+        internal.update(
+            runKey=self.run_key,
+            imageKey=image.key.digest,
+            envKey=made.environment.key,
+            python=made.base.python.version,
+        )
+        dependencies["base-image"].update(uri=made.base.source, digest={"sha256": hex_of(made.base.digest)})
+        dependencies["image"].update(
+            digest={"sha256": hex_of(image.image.digest)},
+            annotations={
+                "configDigest": image.image.config_digest,
+                "manifestDigest": image.image.digest,
+                "diffIds": [*image.image.diff_ids],
+                "engineId": image.engine_id,
+            },
+        )
+        return made.environment.installed
+
+
+def rebuild(services: Services, record: Record, *, anew: bool) -> Rebuilt:
+    """Build a record's image again, on the base and environment that are known; ``anew``: those too.
+
+    Raises CannotVerify where the commit is not here.
+    """
+    external = record.external
+    source = record.dependency("source")
+    commit, prefix = str(source["digest"]["gitCommit"]), str(external["projectPath"])
+    if any(item["name"].startswith("submodule:") for item in record.dependencies):
+        raise CannotVerify(
+            "its project has submodules, which are not checked out here by themselves",
+            hint=f"check out {commit[:12]} with its submodules, and `mirage image build --no-cache` there",
+        )
+    services.reporter.stage("rebuild", f"building the image of {commit[:12]} anew")
+    with _checked_out(services.project.folder, commit, prefix) as folder:
+        if not anew:
+            _pin(services, record, folder)
+        prepared = _prepare(services, record, folder, anew)
+    return Rebuilt(prepared, recorded_key(record, prepared.image.key).digest)
+
+
+def _prepare(services: Services, record: Record, folder: Path, anew: bool) -> Prepared:
+    external = record.external
+    project = load_project(folder)
+    flags = {
+        "workflow": external["workflow"],
+        "run.network": external["network"],
+        "run.gpus": _gpus(external["gpus"]),
+    }
+    config = load_config(project, folder / external["configPath"], external["overrides"], flags)
+    if config.digest != record.internal["configHash"]:
+        raise CannotVerify(
+            f"the config of this commit has the digest {config.digest}, the record says "
+            f"{record.internal['configHash']}",
+            hint=f"`mirage verify {record.run_id}`",
+        )
+    return prepare.prepare(Request(config, no_cache=anew), replace(services, project=project), Stages())
+
+
+def _pin(services: Services, record: Record, folder: Path) -> None:
+    """Hold the recorded base by its digest, where it is kept: a recipe built today may give another one.
+
+    git is told to ignore the pin, so that the checkout stays the commit's; one that is committed is left alone.
+    """
+    item = record.dependency("base-image")
+    digest = sha256_of(item)
+    shelf = Shelf(services.engine, services.library, services.reporter)
+    name, platform = str(item["annotations"]["name"]), str(record.internal["platform"])
+    if (folder / LOCK_FILE).exists() or shelf.find(digest) is None:
+        return
+    write_pin(folder, name, platform, Pin(digest, str(item["uri"])))
+
+
+def _gpus(recorded: list[str]) -> Any:
+    """GPUs as project.yaml writes them."""
+    if recorded == ["all"]:
+        return "all"
+    if len(recorded) == 1 and recorded[0].startswith("count="):
+        return int(recorded[0].removeprefix("count="))
+    return recorded or 0
+
+
+@contextmanager
+def _checked_out(project: Path, commit: str, prefix: str) -> Iterator[Path]:
+    """A clean checkout of the commit, which borrows the repository's objects and is gone afterwards."""
+    asked = git.run(project, "rev-parse", "--verify", "--quiet", "--git-common-dir", f"{commit}^{{commit}}")
+    if asked.code != 0:
+        raise CannotVerify(
+            f"the commit {commit} is not in the repository of {project}",
+            hint="fetch it, or use a store that has the image's layers",
+        )
+    common = (project / Path(asked.stdout.decode().splitlines()[0])).resolve()
+    with tempfile.TemporaryDirectory(prefix="mirage-rebuild-") as top:
+        folder = Path(top) / "checkout"
+        folder.mkdir()
+        try:
+            git.ask(folder, "init", "--quiet", *_object_format(commit))
+            own = folder / ".git"
+            (own / "objects" / "info" / "alternates").write_text(f"{common / 'objects'}\n")
+            if (common / "lfs").is_dir():
+                (own / "lfs").symlink_to(common / "lfs")
+            (own / "info").mkdir(exist_ok=True)
+            (own / "info" / "exclude").write_text(f"**/{LOCK_FILE}\n")
+            git.ask(folder, "update-ref", "--no-deref", "HEAD", commit)
+            git.ask(folder, "read-tree", "HEAD")
+            git.ask(folder, "checkout-index", "--all", "--quiet")
+        except (SourceError, OSError) as error:
+            raise CannotVerify(f"{commit[:12]} cannot be checked out: {error}") from error
+        yield folder / prefix
+
+
+def _object_format(commit: str) -> list[str]:
+    return ["--object-format=sha256"] if len(commit) == 64 else []

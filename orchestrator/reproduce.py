@@ -1,0 +1,193 @@
+"""A run made again from its record: the same image by digest, the same inputs, command, environment and sandbox.
+
+The new run has a record of its own that names the original; what it saves takes no versions. Judged in judgement.py.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+from orchestrator import canonical, provenance, record_form
+from orchestrator import run as runs
+from orchestrator.artifacts.version import Manifest, read_manifest
+from orchestrator.blobs import MISSING, OK, Blobs
+from orchestrator.canonical import Json
+from orchestrator.definition import GRACE
+from orchestrator.digest import Digest, parse_digest
+from orchestrator.errors import CannotVerify, EngineError, ImageError, Interrupted
+from orchestrator.image import restoring
+from orchestrator.image.restoring import Wanted
+from orchestrator.judgement import Made, made
+from orchestrator.plan import Plan
+from orchestrator.ports import InputMount, RunSpec
+from orchestrator.prepare import Services, Stages
+from orchestrator.rebuild import Rebuilt, rebuild
+from orchestrator.record import Record, read, sha256_of, wanted_image
+from orchestrator.reference import RunId, new_run_id
+
+
+@dataclass(frozen=True)
+class Found:
+    """The image for making a run again: ``origin`` is `engine`, `store` or `rebuilt`."""
+
+    origin: str
+    engine_id: str
+    rebuilt: Rebuilt | None = None
+
+    def equal(self, wanted: Wanted) -> bool:
+        """Whether it is the original's image, bit for bit."""
+        return self.rebuilt is None or self.rebuilt.digest == wanted.digest
+
+
+def original(services: Services, record: Record) -> Made:
+    """The run to make again, its record well-formed and its inputs whole. Raises CannotVerify where they are not."""
+    faults = list(record_form.RECORD(record.statement, ""))
+    if faults:
+        raise CannotVerify(
+            f"the record of {record.run_id} cannot be followed: {faults[0]}",
+            hint=f"`mirage verify {record.run_id}` lists everything that is wrong with it",
+        )
+    blobs = Blobs(services.store)
+    for item in record.inputs:
+        state, text = blobs.artifact(sha256_of(item))
+        if state != OK:
+            what = "is not in the store" if state == MISSING else "is damaged in the store"
+            raise CannotVerify(
+                f"the input {item['annotations']['id']} {what}: {text}",
+                hint="restore it from another copy of the store",
+            )
+    return made(services.store, record)
+
+
+def find_image(services: Services, record: Record, *, anew: bool) -> Found:
+    """The image by digest: from the engine, else from the store's layers, else built again from the commit.
+
+    ``anew`` insists on building. Raises CannotVerify where there is no way to it.
+    """
+    wanted = wanted_image(record)
+    trouble = ""
+    if not anew:
+        present = restoring.in_engine(services.engine, wanted)
+        if present is not None:
+            return Found("engine", present)
+        try:
+            restored = _restored(services, record, wanted)
+            if restored is not None:
+                return Found("store", restored)
+            trouble = "the store does not have all of its layers"
+        except ImageError as error:
+            trouble = error.message
+        services.reporter.warn(f"the image {wanted.digest[:19]} cannot be restored: {trouble}")
+    try:
+        built = rebuild(services, record, anew=anew)
+    except CannotVerify as error:
+        if anew:
+            raise
+        raise CannotVerify(
+            f"the image {wanted.digest} is not in the engine, cannot be restored ({trouble}), and cannot be built: "
+            f"{error.message}",
+            hint=error.hint,
+        ) from error
+    return Found("rebuilt", built.engine_id, built)
+
+
+def _restored(services: Services, record: Record, wanted: Wanted) -> str | None:
+    image = restoring.kept(services.store, wanted)
+    if image is None:
+        return None
+    services.reporter.stage("image", f"restoring {wanted.digest[:19]} from {services.store.location}")
+    base, environment = sha256_of(record.dependency("base-image")), parse_digest(record.internal["envKey"])
+    return restoring.restore(services.engine, services.library, image, wanted, base, environment)
+
+
+def again(services: Services, first: Made, found: Found) -> Made:
+    """Run it once more, to a sealed record of its own.
+
+    Raises Interrupted where the user ended it, EngineError where it was lost; both are recorded all the same.
+    """
+    record = first.record
+    spec = _spec(services, record, found)
+    finished = runs.carry_out(
+        RunId(spec.run_id),
+        spec,
+        _plan(services, record, spec, found),
+        services,
+        Stages(),
+        withhold=tuple(first.outputs),
+    )
+    status = finished.sealed.result.status
+    if status == "interrupted":
+        raise Interrupted(f"{spec.run_id} was interrupted, and is not judged")
+    if status == "lost":
+        raise EngineError(f"{spec.run_id} was lost: {finished.sealed.result.reason}", hint="run it again")
+    sealed = read(services.store, RunId(spec.run_id))
+    assert sealed is not None, "a record that was sealed just now is in the store"
+    return made(services.store, sealed)
+
+
+def _spec(services: Services, record: Record, found: Found) -> RunSpec:
+    external, internal = record.external, record.internal
+    sandbox, run_id = internal["sandbox"], new_run_id()
+    env = {**external["env"], **internal["determinism"], "MIRAGE_RUN_ID": run_id}
+    return RunSpec(
+        run_id=run_id,
+        project=external["project"],
+        image_id=found.engine_id,
+        argv=tuple(external["entrypoint"]),
+        env=tuple(sorted(env.items())),
+        inputs=tuple(_input(services, item) for item in record.inputs),
+        network=external["network"],
+        memory=sandbox["memory"],
+        cpus=sandbox["cpus"],
+        gpus=tuple(external["gpus"]),
+        shm_size=sandbox["shm"],
+    )
+
+
+def _input(services: Services, item: dict[str, Any]) -> InputMount:
+    digest = sha256_of(item)
+    manifest: Manifest = read_manifest(services.store, digest)
+    return InputMount(
+        written=item["name"].removeprefix("input:"),
+        id=item["annotations"]["id"],
+        digest=digest,
+        tree=manifest.tree,
+        entry=manifest.entry,
+        format=manifest.format,
+        size=manifest.size,
+        files=manifest.files,
+        metadata=manifest.metadata,
+    )
+
+
+def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Plan:
+    """The original's definition with what is of this run: sandbox, engine, the original, a rebuilt image."""
+    definition = cast("dict[str, Any]", canonical.decode(canonical.encode(cast("Json", record.definition))))
+    internal = definition["internalParameters"]
+    internal["reproduces"] = {"run": record.run_id, "record": record.digest}
+    internal["sandbox"] = provenance.sandbox_json(services.executor.sandbox(spec))
+    dependencies = {item["name"]: item for item in definition["resolvedDependencies"]}
+    dependencies["image"]["annotations"]["engineId"] = found.engine_id
+    installed = record.byproduct("environment.json")
+    if found.rebuilt is not None:
+        installed = found.rebuilt.enter(internal, dependencies)
+    assert installed is not None, "the form says that there is one"
+    return Plan(
+        run_id=spec.run_id,
+        begun=time.time(),
+        timeout=internal["timeout"],
+        grace=GRACE,
+        installed=installed,
+        definition_json=canonical.encode(definition).decode(),
+        builder_json=canonical.encode(
+            provenance.builder(services.executor.id, services.executor.info())
+        ).decode(),
+        summary_json=canonical.encode({"reproduces": record.run_id}).decode(),
+    )
+
+
+def kept_digest(found: Found, record: Record) -> Digest:
+    """The digest of the image that it was made again with."""
+    return found.rebuilt.digest if found.rebuilt is not None else wanted_image(record).digest

@@ -1,0 +1,128 @@
+"""The verdict on a run as a second in-toto Statement over the run's own subjects, beside its record in the store.
+
+Predicate: in-toto/attestation spec/predicates/test-result.md. One file for each time that a run was made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from orchestrator import canonical
+from orchestrator.canonical import Json
+from orchestrator.compare.difference import ALIKE, IDENTICAL, WITHIN, Tolerance
+from orchestrator.digest import Digest, of_bytes
+from orchestrator.errors import StoreError
+from orchestrator.judgement import Made, Verdict
+from orchestrator.ports import Store
+from orchestrator.provenance import STATEMENT_TYPE, dependency, record_key, sha256
+from orchestrator.record import Record
+from orchestrator.reference import RunId
+
+PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that is said of one reproduction; ``summary`` is IDENTICAL, WITHIN-TOLERANCE, DIFFERS or FAILED."""
+
+    summary: str
+    verdicts: tuple[Verdict, ...]
+    first: Verdict | None
+    sources: tuple[str, ...]
+    image: dict[str, Json]
+    tolerance: Tolerance
+
+
+def summary_of(verdicts: list[Verdict], *, failed: bool) -> str:
+    """One word for all verdicts; ``failed``: the workflow failed, and the original did not."""
+    words = {each.verdict for each in verdicts}
+    if failed:
+        return "FAILED"
+    if words <= {IDENTICAL}:
+        return IDENTICAL
+    return WITHIN if words <= set(ALIKE) else "DIFFERS"
+
+
+def statement(original: Made, runs: list[Made], judged: Judgement) -> bytes:
+    """The Statement as canonical bytes."""
+    passed = [_test(each) for each in judged.verdicts if each.verdict == IDENTICAL]
+    warned = [_test(each) for each in judged.verdicts if each.verdict == WITHIN]
+    failed = [_test(each) for each in judged.verdicts if each.verdict not in ALIKE]
+    configuration: list[Json] = [
+        dependency("record", None, sha256(original.record.digest), {"run": original.record.run_id})
+    ]
+    configuration += [
+        dependency(f"reproduction:{run.record.run_id}", None, sha256(run.record.digest)) for run in runs
+    ]
+    return canonical.encode(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": cast("Json", original.record.statement["subject"]),
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {
+                "result": "FAILED" if failed or judged.summary == "FAILED" else "PASSED",
+                "configuration": configuration,
+                "passedTests": list(passed),
+                "warnedTests": list(warned),
+                "failedTests": list(failed),
+                "mirage_verdict": {
+                    "summary": judged.summary,
+                    "verdicts": [{"kind": each.kind, **each.to_json()} for each in judged.verdicts],
+                    "firstDifference": None if judged.first is None else judged.first.name,
+                    "probableSources": list(judged.sources),
+                    "image": judged.image,
+                    "rtol": judged.tolerance.rtol,
+                    "atol": judged.tolerance.atol,
+                    "ignore": list(judged.tolerance.ignore),
+                },
+            },
+        }
+    )
+
+
+def _test(each: Verdict) -> str:
+    return f"{each.kind}:{each.name}"
+
+
+def folder_of(run_id: RunId) -> str:
+    """Where the verdicts on a run lie in the store."""
+    return record_key(run_id).removesuffix("record.json") + "verdicts/"
+
+
+def keep(store: Store, original: Record, last: Record, data: bytes) -> tuple[str, Digest]:
+    """Write a verdict, once and for all; it is named by the run that led to it. Gives its key and digest."""
+    key = f"{folder_of(original.run_id)}{last.run_id}.json"
+    if not store.create(key, data) and store.read(key) != data:
+        raise StoreError(f"{key} in the store {store.location} exists already with another verdict")
+    return key, of_bytes(data)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A verdict read back."""
+
+    by: str
+    digest: Digest
+    statement: dict[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """One word."""
+        return str(self.statement["predicate"]["mirage_verdict"]["summary"])
+
+
+def of_run(store: Store, run_id: RunId) -> list[Told]:
+    """The verdicts on a run, oldest first. Raises StoreError where one is damaged."""
+    found = []
+    for key in store.keys(folder_of(run_id)):
+        data = store.read(key) or b""
+        by = key.rpartition("/")[2].removesuffix(".json")
+        try:
+            statement = cast("dict[str, Any]", canonical.decode(data))
+            told = Told(by, of_bytes(data), statement)
+            _ = told.summary
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(f"the verdict {key} is damaged: {error!r}") from error
+        found.append(told)
+    return found
