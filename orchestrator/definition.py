@@ -65,10 +65,12 @@ def fixed_env(config: Config, prepared: Prepared) -> dict[str, str]:
     return fixed
 
 
-def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Executor) -> Plan:
+def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Executor, store: str) -> Plan:
     """What whoever seals the run's record needs to know of it, this process or a later one."""
     return Plan(
         run_id=spec.run_id,
+        store=store,
+        engine=executor.info().id,
         begun=time.time(),
         timeout=request.config.settings.run.timeout,
         grace=GRACE,

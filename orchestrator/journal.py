@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -58,6 +59,7 @@ class Journal:
         self._run_id = run_id
         self._lock = lock
         self._file = (folders.of(run_id) / "journal").open("a+b", buffering=0)
+        self._writing = threading.Lock()
         # A line that a dead process left torn must not swallow ours.
         self._torn = (
             self._file.tell() > 0 and os.pread(self._file.fileno(), 1, self._file.tell() - 1) != b"\n"
@@ -67,12 +69,13 @@ class Journal:
         """Add a line; it is on disk when this returns. Raises StoreError."""
         line = json.dumps({"event": event, "time": time.time(), **fields}, sort_keys=True).encode() + b"\n"
         try:
-            view = memoryview(b"\n" + line if self._torn else line)
-            self._torn = True
-            while view:
-                view = view[self._file.write(view) :]
-            self._torn = False
-            os.fsync(self._file.fileno())
+            with self._writing:  # outputs are taken in a thread of their own
+                view = memoryview(b"\n" + line if self._torn else line)
+                self._torn = True
+                while view:
+                    view = view[self._file.write(view) :]
+                self._torn = False
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise StoreError(
                 f"cannot write the run's journal: {error.strerror}",

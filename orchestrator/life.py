@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator import provenance
+from orchestrator import canonical, provenance
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
@@ -36,6 +36,8 @@ STORE_RETRY = 2.0
 STORE_PATIENCE = 60.0
 # Seconds without a new byte after which the log of an ended container is taken as complete.
 LOG_PATIENCE = 10.0
+# Seconds beyond its grace after which a container that was asked to end is killed, and killed again.
+STOP_PATIENCE = 10.0
 
 
 class Interrupts:
@@ -120,7 +122,7 @@ class Follower:
         self._stopped: str | None = None
         self._killed = False
         self._store_trouble_since: float | None = None
-        self._next_poll = 0.0
+        self._stop_due = 0.0
 
     def follow(
         self,
@@ -136,14 +138,19 @@ class Follower:
         ``stopped`` is what an earlier follower had already asked for. Raises EngineError where the engine
         does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
         """
-        self._stopped = stopped
         started = time.monotonic()
         reader = threading.Thread(target=self._read, args=(output,), daemon=True)
         waiter = threading.Thread(target=self._wait, daemon=True)
-        reader.start()
-        waiter.start()
-        while not self._done.wait(POLL):
-            self._poll_outbox()
+        taker = threading.Thread(target=self._take_outputs, daemon=True)
+        for thread in (reader, waiter, taker):
+            thread.start()
+        if stopped is not None:
+            self._cancel(stopped, grace)  # whoever asked for it may have died before the engine heard of it
+        while not self._done.wait(POLL) or taker.is_alive():
+            if self._done.is_set():
+                taker.join(POLL)
+            elif self._trouble is not None:
+                raise self._trouble
             if interrupts.count and self._stopped is None:
                 self._stop("interrupt", grace, "stopping the workflow (once more: kill it now)")
             elif interrupts.count == 2 and not self._killed:
@@ -157,6 +164,10 @@ class Follower:
                 )
             if timeout is not None and self._stopped is None and time.monotonic() - started > timeout:
                 self._stop("timeout", grace, f"the workflow ran longer than {timeout:g} s: stopping it")
+            if self._stopped is not None and time.monotonic() > self._stop_due and not self._done.is_set():
+                # the engine did not hear of it, or could not do it then
+                self._stop_due = time.monotonic() + STOP_PATIENCE
+                self._apart(lambda: self._executor.kill(self._handle))
         waiter.join()
         self._drain(reader)
         if self._trouble is not None:
@@ -174,9 +185,13 @@ class Follower:
             self._reporter.warn("the engine stopped sending the log before its end: the rest is not kept")
 
     def _stop(self, why: str, grace: float, message: str) -> None:
-        self._stopped = why
         self._journal.write("stop", why=why)
         self._reporter.warn(message)
+        self._cancel(why, grace)
+
+    def _cancel(self, why: str, grace: float) -> None:
+        self._stopped = why
+        self._stop_due = time.monotonic() + grace + STOP_PATIENCE
         self._apart(lambda: self._executor.cancel(self._handle, grace))
 
     def _apart(self, action: Any) -> None:
@@ -204,11 +219,19 @@ class Follower:
         finally:
             self._done.set()
 
-    def _poll_outbox(self) -> None:
-        """Take what is ready. A store without space is tried again for a while; then the workflow is told."""
+    def _take_outputs(self) -> None:
+        """Take what is ready, until the container has ended: apart, since a large output takes its time."""
+        wait = POLL
+        while not self._done.wait(wait):
+            try:
+                wait = STORE_RETRY if self._poll_outbox() else POLL
+            except Exception as error:
+                self._trouble = error
+                return
+
+    def _poll_outbox(self) -> bool:
+        """Take what is ready; gives whether the store is in trouble: it is then tried again for a while."""
         now = time.monotonic()
-        if now < self._next_poll:
-            return
         try:
             patience_over = (
                 self._store_trouble_since is not None and now - self._store_trouble_since > STORE_PATIENCE
@@ -219,7 +242,8 @@ class Follower:
             if self._store_trouble_since is None:
                 self._store_trouble_since = now
                 self._reporter.warn(f"{error}\n  the workflow waits; trying again for {STORE_PATIENCE:.0f} s")
-            self._next_poll = now + STORE_RETRY
+            return True
+        return False
 
 
 def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
@@ -332,6 +356,11 @@ def seal(
     if not store.create(key, record):
         # an earlier follower sealed it and died before it could say so
         record = store.read(key) or b""
+        if canonical.decode(record)["predicate"]["buildDefinition"] != plan.definition():  # type: ignore[index, call-overload]
+            raise StoreError(
+                f"the store {store.location} has the record of another run under the id {plan.run_id}",
+                hint="two machines drew one id in the same moment: run it again; its outputs are in the store",
+            )
     return Sealed(result, of_bytes(record))
 
 

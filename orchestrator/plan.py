@@ -17,9 +17,15 @@ _SCHEMA = "mirage-plan/1"
 
 @dataclass(frozen=True)
 class Plan:
-    """One run's plan; the JSON parts are canonical text, times are seconds since the epoch."""
+    """One run's plan; the JSON parts are canonical text, times are seconds since the epoch.
+
+    ``store`` is where its record goes, ``engine`` the id of the engine that has its container: a recoverer that
+    works with others leaves it alone.
+    """
 
     run_id: str
+    store: str
+    engine: str
     begun: float
     timeout: float | None
     grace: float

@@ -98,6 +98,7 @@ class EngineInfo:
     storage_driver: str
     cpus: int
     memory: int
+    id: str = ""  # the engine's own, kept with its data; podman has none
 
 
 @dataclass(frozen=True)

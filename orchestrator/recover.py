@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator import journal as journals
 from orchestrator import life, plan
 from orchestrator.artifacts.outbox import Outbox
+from orchestrator.errors import Interrupted, MirageError
 from orchestrator.executors.local_docker import ended
 from orchestrator.journal import Busy, Journal, RunFolders
 from orchestrator.life import End, Follower, Interrupts, Sealed
@@ -64,8 +65,13 @@ class Recovery:
                 found.append(Left(run_id, "its folder is gone: nothing to recover"))
                 continue
             try:
-                sealed = self._recover(run_id, journal)
-                found.append(sealed)
+                found.append(self._recover(run_id, journal))
+            except Interrupted:
+                raise
+            except MirageError as error:  # one that cannot be recovered must not keep the others from it
+                found.append(Left(run_id, str(error)))
+            except OSError as error:
+                found.append(Left(run_id, f"{error.filename}: {error.strerror}"))
             finally:
                 journal.release()
         return found
@@ -91,14 +97,20 @@ class Recovery:
         if "begun" not in events:
             journals.forget(self._folders, run_id)
             return Left(run_id, "it had not begun: its process died before anything was done")
+        folder = self._folders.of(run_id)
+        planned = plan.parse((folder / "plan.json").read_bytes())
+        if planned.store != self._store.location:
+            return Left(
+                run_id, f"its store is {planned.store}: recover it with the config that names that one"
+            )
+        if planned.engine != self._executor.info().id:
+            return Left(run_id, "its container is on another engine: recover it with that one (DOCKER_HOST)")
         handle = self._executor.find(run_id)
         if self._store.read(record_key(run_id)) is not None:
             # its process died between the record and the journal's last line
             self._executor.cleanup(handle, run_id)
             journal.close()
             return Left(run_id, "its record was there already: only its leftovers were removed")
-        folder = self._folders.of(run_id)
-        planned = plan.parse((folder / "plan.json").read_bytes())
         journal.write("adopt")
         outbox = life.open_outbox(self._executor, self._store, self._folders, journal, run_id, self._reporter)
         with LogSpool(folder / "log.adopted") as spool:

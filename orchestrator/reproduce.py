@@ -176,6 +176,8 @@ def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Pl
     assert installed is not None, "the form says that there is one"
     return Plan(
         run_id=spec.run_id,
+        store=services.store.location,
+        engine=services.executor.info().id,
         begun=time.time(),
         timeout=internal["timeout"],
         grace=GRACE,

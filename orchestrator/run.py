@@ -38,7 +38,7 @@ def run(request: Request, services: Services) -> Finished:
     run_id = new_run_id()
     services.store.put(request.config.canonical)
     spec = definition.spec_of(run_id, request, prepared)
-    plan = definition.plan_of(spec, request, prepared, services.executor)
+    plan = definition.plan_of(spec, request, prepared, services.executor, services.store.location)
     services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")
     return carry_out(run_id, spec, plan, services, stages)
 
@@ -152,8 +152,11 @@ class _Attempt:
                 )
             except MirageError as error:
                 raise (self.failure or error) from error
-            self._services.executor.cleanup(self._handle, self._run_id)
-            self._journal.close()
+            try:
+                self._services.executor.cleanup(self._handle, self._run_id)
+                self._journal.close()
+            except MirageError as error:  # the record is there: this is the next process's to tidy up
+                self._services.reporter.warn(f"{error.message}; `mirage recover` removes what is left")
         return sealed
 
 

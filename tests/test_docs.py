@@ -289,7 +289,7 @@ def a_plan() -> Plan:
     sandbox = Sandbox("1:1", True, True, True, "none", 1, None, None, 1, "default", True, True)
     executor = cast("Any", SimpleNamespace(id="local-docker", info=lambda: info, sandbox=lambda _: sandbox))
     spec = definition.spec_of(RUN_ID, Request(a_config()), a_prepared())
-    return definition.plan_of(spec, Request(a_config()), a_prepared(), executor)
+    return definition.plan_of(spec, Request(a_config()), a_prepared(), executor, "store")
 
 
 def a_result() -> Result:

@@ -224,6 +224,55 @@ def test_kill_9_at_each_line_of_the_journal_leaves_one_record(project: Project, 
     assert project.asked("ls")["runs"][0]["run_id"] == run_id
 
 
+def test_a_stop_that_a_dead_process_had_only_announced_is_carried_out(project: Project) -> None:
+    """It died between the journal's line and the engine's call: whoever adopts the run must not wait for ever."""
+    env = {"MIRAGE_TEST_KILL_AT": "stop", "PYTHONPATH": str(Path(__file__).parent / "killing")}
+    process = project.start("--config", "configs/short.yaml", "--workflow", "workflows.slow", env=env)
+    _, err, code = project.ended(process)
+    assert code == -signal.SIGKILL, err
+    told = project.asked("recover")
+    assert [item["status"] for item in told["recovered"]] == ["failed"]
+    assert newest(project)["reason"] == "timeout"
+    assert project.containers() == []
+
+
+def test_a_run_that_cannot_be_recovered_does_not_keep_others_from_running(project: Project) -> None:
+    process = started(project, "slow", "saved")
+    run_id = project.run_ids()[-1]
+    process.kill()
+    process.wait()
+    plan = project.folder / ".mirage" / "runs" / run_id / "plan.json"
+    good = plan.read_bytes()
+    plan.write_bytes(good[:-20])
+    engine().kill(f"mirage-{run_id}")
+    project.run("--workflow", "workflows.fails", code=1)
+    told = project.asked("recover")
+    assert [item["run_id"] for item in told["left"]] == [run_id]
+    assert "plan.json" in told["left"][0]["reason"]
+    plan.write_bytes(good)
+    assert [item["run_id"] for item in project.asked("recover")["recovered"]] == [run_id]
+    assert project.containers() == []
+
+
+def test_another_engine_or_store_leaves_a_run_alone(project: Project) -> None:
+    """A recoverer that works with another engine must not call the run lost."""
+    process = started(project, "slow", "saved")
+    run_id = project.run_ids()[-1]
+    process.kill()
+    process.wait()
+    plan = project.folder / ".mirage" / "runs" / run_id / "plan.json"
+    good = plan.read_text()
+    for name in ("engine", "store"):
+        told = json.loads(good)
+        plan.write_text(json.dumps({**told, name: "another"}))
+        (left,) = project.asked("recover")["left"]
+        assert name in left["reason"]
+        assert len(project.containers()) == 1
+    plan.write_text(good)
+    engine().kill(f"mirage-{run_id}")
+    assert [item["run_id"] for item in project.asked("recover")["recovered"]] == [run_id]
+
+
 def test_a_container_removed_behind_its_back_is_lost(project: Project) -> None:
     process = started(project, "slow", "saved")
     engine().remove_container(f"mirage-{project.run_ids()[-1]}", force=True)

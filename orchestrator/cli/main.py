@@ -15,7 +15,7 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli.terminal import fail
-from orchestrator.errors import MirageError
+from orchestrator.errors import MirageError, StoreError
 
 # name -> (module, attribute, one line of help)
 _COMMANDS = {
@@ -84,6 +84,12 @@ def _call(command: click.Command, name: str) -> int:
         # the reader of stdout went away (`mirage ls | head`): not an error, and nothing more can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk or a permission, somewhere that no better message is known for
+        fail(
+            f"{error.filename or 'a file'}: {error.strerror or error}",
+            "is there space, and are its folders yours?",
+        )
+        return StoreError.exit_code
 
 
 def _leave(code: int) -> NoReturn:

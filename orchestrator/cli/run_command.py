@@ -108,10 +108,16 @@ def _settle_orphans(place: Workplace) -> None:
     """Seal what dead processes left here; one that still runs gets a follower of its own."""
     if not place.folders.unfinished():
         return
+    from orchestrator.recover import Left
+
     running, others = place.recovery.orphans()
-    for recovered in place.recovery.recover(others):
-        run_id = getattr(recovered, "run_id", None) or recovered.plan.run_id  # type: ignore[union-attr]
-        place.reporter.note(f"sealed the record of {run_id}, which a dead process had left")
+    for found in place.recovery.recover(others):
+        if isinstance(found, Left):
+            place.reporter.warn(
+                f"{found.run_id} was left by a dead process, and is left alone: {found.reason}"
+            )
+        else:
+            place.reporter.note(f"sealed the record of {found.plan.run_id}, which a dead process had left")
     from orchestrator.process import start_detached
 
     for run_id in running:

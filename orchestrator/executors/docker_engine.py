@@ -86,8 +86,9 @@ class DockerEngine:
 
     def load(self, archive: Iterable[bytes]) -> None:
         """Load a layout archive; EngineError also where the stream tells a failure under HTTP 200."""
+        # Not quiet: the engine then speaks while it works, and the time limit is for silence, not for the whole.
         with _told("load an image"):
-            for line in self._api.load_image(archive, quiet=True):
+            for line in self._api.load_image(archive, quiet=False):
                 text = str(line.get("error") or line.get("stream") or "")
                 if "error" in line or "Error unpacking" in text:
                     raise EngineError(f"the engine could not load the image: {text.strip()}")

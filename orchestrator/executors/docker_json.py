@@ -38,6 +38,7 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         storage_driver=str(info.get("Driver", "")),
         cpus=int(info.get("NCPU", 0)),
         memory=int(info.get("MemTotal", 0)),
+        id=str(info.get("ID") or ""),
     )
 
 

@@ -121,8 +121,11 @@ class Builder:
         return True
 
     @contextmanager
-    def container(self, image_id: str, key: Digest) -> Iterator[str]:
-        """A fresh container of the base with the installer in it, gone afterwards."""
+    def container(self, image_id: str, key: Digest, *, cache: bool = True) -> Iterator[str]:
+        """A fresh container of the base with the installer in it, gone afterwards.
+
+        Without ``cache`` it does not see what all environments share: for code of packages that runs in it.
+        """
         container = self.engine.create(
             ContainerSpec(
                 image=image_id,
@@ -131,7 +134,7 @@ class Builder:
                 user="0:0",
                 network=self._network,
                 read_only=False,
-                volumes=((CACHE_VOLUME, "/cache"),),
+                volumes=((CACHE_VOLUME, "/cache"),) if cache else (),
             )
         )
         try:

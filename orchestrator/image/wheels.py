@@ -63,7 +63,7 @@ class Workshop(Protocol):
     library: Library
     reporter: Reporter
 
-    def container(self, image_id: str, key: Digest) -> AbstractContextManager[str]:
+    def container(self, image_id: str, key: Digest, *, cache: bool = True) -> AbstractContextManager[str]:
         """A fresh container of the base with the installer in it, gone afterwards."""
 
     def env(self) -> installer.Env:
@@ -116,7 +116,7 @@ def without_wheel(shop: Workshop, lock: Lock, base: Base, image_id: str, key: Di
     python = base.python
     target = Target(base.platform.architecture, python.implementation, python.version, python.libc)
     marked: dict[str, Pinned] = {}
-    with shop.container(image_id, key) as container:
+    with shop.container(image_id, key, cache=False) as container:
         for number, batch in enumerate(installer.batches(lock, shop.env(), frozenset())):
             known = tuple(package for package in batch.packages if not package.files)
             if not known:
@@ -185,7 +185,7 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
         shop.reporter.stage(
             "environment", f"building {package.name} {package.version} from its source distribution"
         )
-        with shop.container(image_id, key) as container:
+        with shop.container(image_id, key, cache=False) as container:
             file, data = _built(shop, container, lock, package, base)
         digest = shop.library.put(data)
         result: dict[str, Json] = {

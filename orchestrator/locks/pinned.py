@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
+from orchestrator.errors import LockError
 
 _VARIABLE = re.compile(r"\$(\{\w+\}|\w+)")
 _USERINFO = re.compile(r"//[^/\s]*@")
@@ -88,7 +89,15 @@ class Pinned:
         return not (self.marker or self.files or self.requires_python or self.problem)
 
     def requirement(self) -> str:
-        """The line that an installer takes, in one normal form."""
+        """The line that an installer takes, in one normal form.
+
+        Raises LockError where a part of it would not stay within its line.
+        """
+        for part in (self.name, self.version, self.url, *self.extras, *self.hashes):
+            if not part.isprintable() or " " in part:
+                raise LockError(
+                    f"the lock has something for {self.name} that cannot be installed: {part[:80]!r}"
+                )
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
         which = f" @ {self.url}" if self.url else f"=={self.version}"
         marker = f" ; {self.marker}" if self.marker else ""
