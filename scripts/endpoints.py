@@ -1,36 +1,23 @@
-"""Where a Docker-compatible engine may listen, and whether it answers there (a real ``GET /_ping``).
+"""Whether a Docker-compatible engine answers where it may listen (a real ``GET /_ping``).
 
-Reads DOCKER_HOST, DOCKER_CONTEXT and the docker CLI's files; needs neither that CLI nor its SDK.
-Standard library only, Python 3.9 or later.
+Where that is, is orchestrator/executors/endpoint.py's, which needs the standard library only, as this does.
 """
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
-import os
 import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-DEFAULT = "unix:///var/run/docker.sock"
+from orchestrator.executors.endpoint import DEFAULT, Endpoint, candidates
 
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An address of an engine, and where we have it from; ``chosen``: a person asked for exactly this one."""
-
-    url: str
-    origin: str
-    chosen: bool = False
-    tls: bool = False
-    certificates: str | None = None
+__all__ = ["DEFAULT", "Answer", "Endpoint", "ask", "candidates"]
 
 
 @dataclass(frozen=True)
@@ -41,58 +28,6 @@ class Answer:
     version: str | None
     reason: str = ""
     denied: bool = False
-
-
-class UnreadableContext(Exception):
-    """The docker CLI's current context is named and cannot be read."""
-
-
-def candidates(env: Mapping[str, str]) -> list[Endpoint]:
-    """Where to look, in the docker CLI's own order: DOCKER_HOST, the context, then the usual sockets.
-
-    A choice that a person made stands alone: no other engine is ever taken in its place.
-    Raises UnreadableContext.
-    """
-    if env.get("DOCKER_HOST"):
-        tls = bool(env.get("DOCKER_TLS_VERIFY"))
-        folder = env.get("DOCKER_CERT_PATH") or (str(Path.home() / ".docker") if tls else None)
-        return [Endpoint(env["DOCKER_HOST"], "DOCKER_HOST", True, tls, folder)]
-    chosen = current_context(env)
-    if chosen is not None:
-        return [chosen]
-    runtime = env.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    return [
-        Endpoint(DEFAULT, "the default socket"),
-        Endpoint(f"unix://{runtime}/docker.sock", "the rootless socket"),
-    ]
-
-
-def current_context(env: Mapping[str, str]) -> Endpoint | None:
-    """The docker CLI's current context as an endpoint, or None where it is the default one.
-
-    Layout: ~/.docker/contexts/meta/<sha256 of the name>/meta.json. Raises UnreadableContext.
-    """
-    folder = Path(env.get("DOCKER_CONFIG") or Path.home() / ".docker")
-    name = env.get("DOCKER_CONTEXT")
-    if not name:
-        try:
-            config = json.loads((folder / "config.json").read_bytes())
-            name = config.get("currentContext") if isinstance(config, dict) else None
-        except (OSError, ValueError):
-            return None  # no CLI was ever set up here, or not in a way that chooses an engine
-    if not name or name == "default":
-        return None
-    key = hashlib.sha256(name.encode()).hexdigest()
-    try:
-        meta = json.loads((folder / "contexts" / "meta" / key / "meta.json").read_bytes())
-        docker = meta["Endpoints"]["docker"]
-        url = str(docker["Host"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableContext(f"docker context {name!r} cannot be read: {error}") from error
-    secrets = folder / "contexts" / "tls" / key / "docker"
-    return Endpoint(
-        url, f"docker context {name!r}", True, secrets.is_dir(), str(secrets) if secrets.is_dir() else None
-    )
 
 
 def ask(endpoint: Endpoint, timeout: float = 5.0) -> Answer:

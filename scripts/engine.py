@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from orchestrator.errors import EngineError
 from scripts import endpoints, packages
 from scripts.packages import Missing, say
 
@@ -56,8 +57,8 @@ def find() -> tuple[endpoints.Answer | None, list[endpoints.Answer]]:
     said = []
     try:
         places = endpoints.candidates(os.environ)
-    except endpoints.UnreadableContext as error:
-        raise Missing(str(error), "choose another: docker context use default, or set DOCKER_HOST") from error
+    except EngineError as error:
+        raise Missing(error.message, error.hint or "set DOCKER_HOST") from error
     for place in places:
         answer = endpoints.ask(place)
         said.append(answer)
