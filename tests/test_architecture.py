@@ -21,13 +21,10 @@ LAYERS = (
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
-    "provenance forms",
-    "record record_form blobs compare judgement sources verdicts",
+    "provenance compare",
     "catalog",
-    "diff lineage explain",
-    "foresee",
     "life prepare definition run",
-    "rebuild reproduce verify verify_image",
+    "questions judging",
     "recover plain",
     "cli",
 )

@@ -8,16 +8,17 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from orchestrator import canonical, explain, lineage
+from orchestrator import canonical
 from orchestrator.artifacts import by_hand
 from orchestrator.artifacts.version import Manifest, publish
 from orchestrator.canonical import Json
 from orchestrator.catalog import Catalog, Row, ask, marks
-from orchestrator.diff import compare
 from orchestrator.digest import Digest, hex_of, of_bytes
-from orchestrator.explain import Candidate, Keys
 from orchestrator.journal import RunFolders
-from orchestrator.lineage import Graph, Walk
+from orchestrator.questions import explain, lineage
+from orchestrator.questions.diff import compare
+from orchestrator.questions.explain import Candidate, Keys
+from orchestrator.questions.lineage import Graph, Walk
 from orchestrator.where import parse
 from tests.record_tools import HARDWARE, Records, run_id
 from tests.test_catalog_index import Heard

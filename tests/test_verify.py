@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import canonical, record_form
-from orchestrator.blobs import Blobs
-from orchestrator.record import Record
+from orchestrator import canonical
+from orchestrator.judging import record_form
+from orchestrator.judging.blobs import Blobs
+from orchestrator.judging.record import Record
+from orchestrator.judging.verify import Finding, exit_code, verify
 from orchestrator.reference import RunId
 from orchestrator.store.folder import FolderStore
-from orchestrator.verify import Finding, exit_code, verify
 from tests.run_tools import Project, git
 
 WORKFLOW = """

@@ -27,9 +27,9 @@ def verify(run_id: str, as_json: bool) -> int:
     RUN is an id, the beginning of one, or `latest`. The exit code is 0, 9 where something is not what the record
     says, or 10 where something is missing.
     """
-    from orchestrator.record import Record
-    from orchestrator.verify import exit_code, summary
-    from orchestrator.verify import verify as check
+    from orchestrator.judging.record import Record
+    from orchestrator.judging.verify import exit_code, summary
+    from orchestrator.judging.verify import verify as check
 
     place = Workplace.here()
     row = place.catalog.find(run_id)

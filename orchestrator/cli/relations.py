@@ -16,9 +16,9 @@ from orchestrator.errors import ConfigError
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
     from orchestrator.catalog.index import Index
-    from orchestrator.diff import Section
-    from orchestrator.explain import Candidate, Difference, Explained
-    from orchestrator.lineage import Graph
+    from orchestrator.questions.diff import Section
+    from orchestrator.questions.explain import Candidate, Difference, Explained
+    from orchestrator.questions.lineage import Graph
     from orchestrator.reference import RunId
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -32,7 +32,7 @@ _LONG = 60
 @_JSON
 def diff(left: str, right: str, as_json: bool) -> None:
     """What differs between the runs A and B, in the order in which it matters."""
-    from orchestrator import diff as differences
+    from orchestrator.questions import diff as differences
 
     place = Workplace.here()
     one, two = place.catalog.find(left), place.catalog.find(right)
@@ -79,8 +79,8 @@ def _short(value: Json, text: str | None) -> str:
 @_JSON
 def lineage(root: str, up: bool, down: bool, dot: bool, as_json: bool) -> None:
     """Where an artifact or a run comes from, and what was made of it: runs and artifacts, all the way."""
-    from orchestrator import lineage as lines
     from orchestrator.catalog import ask
+    from orchestrator.questions import lineage as lines
 
     if dot and as_json:
         raise ConfigError("--dot and --json are two answers", hint="leave one out")
@@ -133,7 +133,7 @@ def explain(
     else:
         about, found = _of_run(str(run_id))
     if as_json:
-        from orchestrator.explain import to_json
+        from orchestrator.questions.explain import to_json
 
         print_json({**about, "keys": to_json(found)})
         return
@@ -143,7 +143,7 @@ def explain(
 
 
 def _of_run(text: str) -> tuple[dict[str, Json], tuple[Explained, ...]]:
-    from orchestrator import explain as explaining
+    from orchestrator.questions import explain as explaining
 
     place = Workplace.here()
     row = place.catalog.find(text)
@@ -154,8 +154,8 @@ def _of_run(text: str) -> tuple[dict[str, Json], tuple[Explained, ...]]:
 def _of_config(
     config_file: Path, overrides: tuple[str, ...], snapshot: bool
 ) -> tuple[dict[str, Json], tuple[Explained, ...]]:
-    from orchestrator import foresee
     from orchestrator.config import find_project, load_config, load_project
+    from orchestrator.questions import foresee
 
     start = config_file.resolve().parent
     project = load_project(find_project(start if start.is_dir() else Path.cwd()))
@@ -179,9 +179,9 @@ class _Known:
     """What the index and the kept manifests know of keys."""
 
     def __init__(self, place: Workplace) -> None:
-        from orchestrator.explain import Keys
         from orchestrator.image.library import cache_folder
-        from orchestrator.lineage import finder
+        from orchestrator.questions.explain import Keys
+        from orchestrator.questions.lineage import finder
         from orchestrator.store.folder import FolderStore
 
         self._catalog = place.catalog
@@ -198,7 +198,7 @@ class _Known:
         """The keys of the newest runs, each with the first run that had it."""
         from orchestrator.catalog import ask
         from orchestrator.digest import Digest
-        from orchestrator.explain import CANDIDATES, Candidate
+        from orchestrator.questions.explain import CANDIDATES, Candidate
 
         rows = self._catalog.asking(lambda index: ask.newest_values(index, f"{kind}_key", CANDIDATES))
         return [Candidate(Digest(value), first) for value, first in rows]

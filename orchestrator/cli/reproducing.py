@@ -6,20 +6,20 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator import judgement, sources, verdicts
-from orchestrator import reproduce as reproduction
 from orchestrator.catalog import marks
 from orchestrator.compare.difference import ALIKE, Tolerance
 from orchestrator.errors import ConfigError
-from orchestrator.record import Record, wanted_image
-from orchestrator.verdicts import Judgement
+from orchestrator.judging import judgement, sources, verdicts
+from orchestrator.judging import reproduce as reproduction
+from orchestrator.judging.record import Record, wanted_image
+from orchestrator.judging.verdicts import Judgement
 
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
     from orchestrator.catalog import Row
     from orchestrator.cli.wiring import Workplace
     from orchestrator.digest import Digest
-    from orchestrator.judgement import Made, Verdict
+    from orchestrator.judging.judgement import Made, Verdict
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from orchestrator.canonical import Json
 from orchestrator.compare.difference import ALIKE, IDENTICAL, WITHIN, Tolerance
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import StoreError
-from orchestrator.judgement import Made, Verdict
+from orchestrator.judging.judgement import Made, Verdict
+from orchestrator.judging.record import Record
 from orchestrator.ports import Store
 from orchestrator.provenance import STATEMENT_TYPE, dependency, record_key, sha256
-from orchestrator.record import Record
 from orchestrator.reference import RunId
 
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"

@@ -13,7 +13,6 @@ from orchestrator.artifacts import version
 from orchestrator.config import Config, Project
 from orchestrator.digest import Digest, of_bytes, parse_digest
 from orchestrator.errors import ImageError
-from orchestrator.explain import Candidate, Explained, Keys
 from orchestrator.image import assemble, environment
 from orchestrator.image.base import Base, Bases
 from orchestrator.image.base_shelf import Shelf
@@ -22,6 +21,7 @@ from orchestrator.image.oci import Image
 from orchestrator.key import Key, image_key, run_key
 from orchestrator.locks.committed import of_snapshot
 from orchestrator.ports import Engine, Reporter, Store
+from orchestrator.questions.explain import Candidate, Explained, Keys
 from orchestrator.reference import RunId
 from orchestrator.source import snapshot
 

@@ -29,8 +29,8 @@ from orchestrator.compare.difference import (
 from orchestrator.compare.text import values
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import StoreError
+from orchestrator.judging.record import Record, read_result
 from orchestrator.ports import Store
-from orchestrator.record import Record, read_result
 from orchestrator.reference import parse_artifact
 
 _METRICS_LIMIT = 64 << 20

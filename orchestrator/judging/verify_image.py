@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import canonical
-from orchestrator.blobs import MISMATCH, MISSING, OK, Blobs
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError, MirageError, SourceError
 from orchestrator.image import restoring
 from orchestrator.image.oci import Image, timestamp
 from orchestrator.image.restoring import Wanted
+from orchestrator.judging.blobs import MISMATCH, MISSING, OK, Blobs
+from orchestrator.judging.record import Record, recorded_key, sha256_of, wanted_image
 from orchestrator.key import Key
 from orchestrator.ports import Engine, Store
-from orchestrator.record import Record, recorded_key, sha256_of, wanted_image
 from orchestrator.source import git
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orchestrator.forms import (
+from orchestrator.judging.forms import (
     Fault,
     Form,
     boolean,

@@ -15,8 +15,8 @@ from orchestrator.digest import Digest, hex_of
 from orchestrator.errors import CannotVerify, SourceError
 from orchestrator.image.base_lock import LOCK_FILE, Pin, write_pin
 from orchestrator.image.base_shelf import Shelf
+from orchestrator.judging.record import Record, recorded_key, sha256_of
 from orchestrator.prepare import Prepared, Request, Services, Stages
-from orchestrator.record import Record, recorded_key, sha256_of
 from orchestrator.source import git
 
 

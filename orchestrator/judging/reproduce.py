@@ -9,22 +9,23 @@ import time
 from dataclasses import dataclass
 from typing import Any, cast
 
-from orchestrator import canonical, provenance, record_form
+from orchestrator import canonical, provenance
 from orchestrator import run as runs
 from orchestrator.artifacts.version import Manifest, read_manifest
-from orchestrator.blobs import MISSING, OK, Blobs
 from orchestrator.canonical import Json
 from orchestrator.definition import GRACE
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import CannotVerify, EngineError, ImageError, Interrupted
 from orchestrator.image import restoring
 from orchestrator.image.restoring import Wanted
-from orchestrator.judgement import Made, made
+from orchestrator.judging import record_form
+from orchestrator.judging.blobs import MISSING, OK, Blobs
+from orchestrator.judging.judgement import Made, made
+from orchestrator.judging.rebuild import Rebuilt, rebuild
+from orchestrator.judging.record import Record, read, sha256_of, wanted_image
 from orchestrator.plan import Plan
 from orchestrator.ports import InputMount, RunSpec
 from orchestrator.prepare import Services, Stages
-from orchestrator.rebuild import Rebuilt, rebuild
-from orchestrator.record import Record, read, sha256_of, wanted_image
 from orchestrator.reference import RunId, new_run_id
 
 

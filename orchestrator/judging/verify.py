@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import canonical, record_form, verdicts
+from orchestrator import canonical
 from orchestrator.artifacts import version
 from orchestrator.artifacts.withheld import is_unpublished
-from orchestrator.blobs import MISMATCH, MISSING, OK, Blobs
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import (
     ArtifactError,
@@ -23,11 +22,13 @@ from orchestrator.errors import (
     ReproducedWithDifferences,
     StoreError,
 )
+from orchestrator.judging import record_form, verdicts
+from orchestrator.judging.blobs import MISMATCH, MISSING, OK, Blobs
+from orchestrator.judging.record import Record, read, read_result, sha256_of
+from orchestrator.judging.verify_image import Checks
+from orchestrator.judging.verify_image import check as check_image
 from orchestrator.ports import Engine, Store
-from orchestrator.record import Record, read, read_result, sha256_of
 from orchestrator.reference import RunId, parse_artifact
-from orchestrator.verify_image import Checks
-from orchestrator.verify_image import check as check_image
 
 UNSIGNED = "unsigned"
 

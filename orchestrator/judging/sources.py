@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
-from orchestrator.judgement import Made, Verdict
-from orchestrator.record import Record, sha256_of
+from orchestrator.judging.judgement import Made, Verdict
+from orchestrator.judging.record import Record, sha256_of
 
 _SLACK = 5.0  # seconds around a run in which a number that looks like a time is one
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?|\b\d\d:\d\d:\d\d\b")
