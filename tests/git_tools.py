@@ -129,7 +129,7 @@ def add_submodule(parent: Repository, source: Repository, path: str) -> Reposito
 
 def contents(snapshot: Snapshot) -> dict[bytes, bytes]:
     """Every file with its bytes."""
-    return {file.path: data for file, data in read_blobs(snapshot, snapshot.files)}
+    return {file.path: data for file, data in read_blobs(snapshot.files)}
 
 
 def modes(snapshot: Snapshot) -> dict[bytes, str]:

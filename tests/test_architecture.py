@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each may import its own line and those above it.
 LAYERS = (
     "errors",
-    "digest canonical reference image.layer image.oci",
+    "digest canonical reference sizes image.layer image.oci",
     "ports",
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",

@@ -61,7 +61,7 @@ def take_all_ways(folder: Path) -> list[SourceError]:
     for allow_dirty in (False, True):
         try:
             taken = take(folder, allow_dirty=allow_dirty)
-            for _ in read_blobs(taken, taken.files):
+            for _ in read_blobs(taken.files):
                 pass
         except SourceError as error:
             refused.append(error)

@@ -729,7 +729,7 @@ def test_content_comes_in_batches_and_in_order(repo: Repository, monkeypatch: py
 
     taken = clean(repo.path)
     monkeypatch.setattr(git, "ask", counted)
-    seen = list(read_blobs(taken, taken.files))
+    seen = list(read_blobs(taken.files))
     assert [file for file, _ in seen] == list(taken.files)
     assert all(len(data) == file.size for file, data in seen)
     assert dict(seen)[taken.files[3]] == b"\3" * 40_000

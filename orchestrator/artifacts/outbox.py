@@ -25,6 +25,7 @@ from orchestrator.digest import CHUNK, Digest
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
 from orchestrator.reference import KINDS, check_name
+from orchestrator.sizes import readable_size
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
 _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
@@ -145,7 +146,7 @@ class Outbox:
         else:
             self.outputs.append(Output(n, version, None))
             answer.update(id=self._named(n, version), digest=version.digest, size=version.manifest.size)
-            self._reporter.note(f"saved {version.ref} ({_size(version.manifest.size)})")
+            self._reporter.note(f"saved {version.ref} ({readable_size(version.manifest.size)})")
         self._seen.add(n)
         self._unanswered[n] = canonical.encode(answer)
         self._answer(top, n)
@@ -372,12 +373,3 @@ def _write(folder: int, name: str, data: bytes) -> None:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{count} B"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.terminal import print_json, print_table, readable_size
+from orchestrator.cli.terminal import print_json, print_table
 from orchestrator.cli.wiring import Workplace
+from orchestrator.sizes import readable_size
 
 if TYPE_CHECKING:
     from orchestrator.artifacts.version import Version

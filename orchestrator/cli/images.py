@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.terminal import print_json, readable_size
+from orchestrator.cli.terminal import print_json
 from orchestrator.cli.wiring import Workplace
+from orchestrator.sizes import readable_size
 
 if TYPE_CHECKING:
     from orchestrator.canonical import Json

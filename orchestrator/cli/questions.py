@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli.listing import committed_as, number, plain
-from orchestrator.cli.terminal import print_json, readable_size
+from orchestrator.cli.terminal import print_json
 from orchestrator.cli.wiring import Workplace
+from orchestrator.sizes import readable_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -135,8 +135,8 @@ def _known(library: Library, key: Key) -> Image | None:
 def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
     code, config = _split(recipe.snapshot.files, recipe.config.path)
     try:
-        code_layer = layer.to_bytes(_code(recipe.snapshot, code))
-        config_layer = layer.to_bytes(_configuration(recipe.snapshot, config, recipe.config))
+        code_layer = layer.to_bytes(_code(code))
+        config_layer = layer.to_bytes(_configuration(config, recipe.config))
     except LayerError as error:
         raise ImageError(
             f"the project cannot be an image: {error}", hint="rename or remove that file"
@@ -169,8 +169,8 @@ def _split(files: Iterable[SourceFile], config_path: str) -> tuple[list[SourceFi
     return code, config
 
 
-def _entries(snapshot: Snapshot, files: Iterable[SourceFile]) -> Iterable[Entry]:
-    for file, data in read_blobs(snapshot, files):
+def _entries(files: Iterable[SourceFile]) -> Iterable[Entry]:
+    for file, data in read_blobs(files):
         path = b"workspace/" + file.path
         if file.mode == "120000":
             yield Entry(path, "link", data=data)
@@ -178,16 +178,16 @@ def _entries(snapshot: Snapshot, files: Iterable[SourceFile]) -> Iterable[Entry]
             yield Entry(path, "file", file.mode == "100755", data=data)
 
 
-def _code(snapshot: Snapshot, files: Iterable[SourceFile]) -> Iterable[Entry]:
+def _code(files: Iterable[SourceFile]) -> Iterable[Entry]:
     yield Entry(b"workspace", "dir")
-    yield from _entries(snapshot, files)
+    yield from _entries(files)
 
 
-def _configuration(snapshot: Snapshot, files: Iterable[SourceFile], config: Config) -> Iterable[Entry]:
+def _configuration(files: Iterable[SourceFile], config: Config) -> Iterable[Entry]:
     own = b"workspace/" + config.path.encode()
     yield Entry(b"mirage/config.json", "file", data=config.canonical)
     yield Entry(own, "file", data=config.visible)
-    yield from _entries(snapshot, (file for file in files if file.path != config.path.encode()))
+    yield from _entries(file for file in files if file.path != config.path.encode())
 
 
 def _run_config(recipe: Recipe, key: Key) -> RunConfig:

@@ -19,11 +19,11 @@ def read_blob(snapshot: Snapshot, path: bytes) -> bytes:
     """The content of one file. Raises SourceError where the commit has no such file."""
     for file in snapshot.files:
         if file.path == path:
-            return next(data for _, data in read_blobs(snapshot, (file,)))
+            return next(data for _, data in read_blobs((file,)))
     raise SourceError(f"{git.printable(path)} is not in the commit {snapshot.commit[:12]}")
 
 
-def read_blobs(snapshot: Snapshot, files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, bytes]]:
+def read_blobs(files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, bytes]]:
     """The files with their content, an LFS object in the place of its pointer.
 
     At most about 64 MiB are held at once (one file where it is larger). Raises SourceError for an object that
