@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from orchestrator import canonical
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.version import Manifest, Version, publish, read_verified
 from orchestrator.digest import CHUNK, of_hasher
@@ -14,7 +15,9 @@ from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.ports import Store
 
 
-def add(store: Store, path: Path, *, kind: str, name: str, version: str | None) -> Version:
+def add(
+    store: Store, path: Path, *, kind: str, name: str, version: str | None, description: str = ""
+) -> Version:
     """Publish a file, or everything below a folder, under ``version`` or the next free `vN`.
 
     Raises ArtifactError for what cannot be part of an artifact, and where a custom version is taken.
@@ -41,7 +44,7 @@ def add(store: Store, path: Path, *, kind: str, name: str, version: str | None) 
         tree=store.put(tree.encode(entries)),
         size=sum(each.size for each in files),
         files=len(files),
-        metadata="{}",
+        metadata=canonical.encode({"description": description} if description else {}).decode(),
     )
     return publish(store, manifest, version, None)
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from orchestrator import canonical
+from orchestrator.artifacts import alias, tombstone
 from orchestrator.artifacts.tree import check_path
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes, of_file, parse_digest
@@ -40,6 +41,12 @@ class Manifest:
     size: int
     files: int
     metadata: str  # canonical JSON
+
+    @property
+    def description(self) -> str:
+        """What its metadata says of it in words, or nothing."""
+        found = json.loads(self.metadata).get("description")
+        return found if isinstance(found, str) else ""
 
     def encode(self) -> bytes:
         """The canonical bytes, whose digest is the artifact's digest."""
@@ -86,13 +93,13 @@ def publish(
     pointer = _Pointer(digest, run, timestamp(int(time.time())), attempt)
     newest = newest_number(store, manifest.kind, manifest.name)
     if version is not None:
-        _check_version(version, newest)
+        _check_version(store, manifest, version, newest)
         return _publish_as(store, manifest, version, pointer)
     for number in range(newest, max(0, newest - _LOOK_BACK), -1):
         ref = ArtifactRef(manifest.kind, manifest.name, f"v{number}")
         existing = _pointer(store, ref)
         ours = attempt is not None and existing.attempt == attempt
-        if existing.digest == digest and (number == newest or ours):
+        if existing.digest == digest and (number == newest or ours) and tombstone.find(store, ref) is None:
             return _durable(store, ref, existing, manifest)
         if attempt is None or existing.run != run:
             break  # an earlier try of this save can only lie behind saves of the same run
@@ -110,6 +117,7 @@ def _publish_as(store: Store, manifest: Manifest, version: str, pointer: _Pointe
         return Version(ref, pointer.digest, manifest, pointer.created, pointer.run)
     existing = _pointer(store, ref)
     if existing.digest == pointer.digest:
+        _check_standing(store, ref)
         return Version(ref, existing.digest, manifest, existing.created, existing.run)
     raise VersionExists(
         f"{ref} exists already with other content ({existing.digest}, made by {existing.run or 'hand'}); "
@@ -124,14 +132,35 @@ def _durable(store: Store, ref: ArtifactRef, existing: _Pointer, manifest: Manif
     return Version(ref, existing.digest, manifest, existing.created, existing.run)
 
 
-def _check_version(version: str, newest: int) -> None:
-    """A version of the publisher's own choice must leave `latest` and the count of `vN` alone."""
+def _check_standing(store: Store, ref: ArtifactRef) -> None:
+    """ArtifactError where a version was given up: who did it, when and why."""
+    gone = tombstone.find(store, ref)
+    if gone is not None:
+        here = [each for each in versions(store, ref.kind, ref.name) if each != ref.version][-10:]
+        raise ArtifactError(
+            str(gone),
+            hint="its name is not given again"
+            + (
+                f"; other versions are: {', '.join(here)}"
+                if here
+                else ": publish the content under another one"
+            ),
+        )
+
+
+def _check_version(store: Store, manifest: Manifest, version: str, newest: int) -> None:
+    """A version of the publisher's own choice must leave `latest`, aliases and the count of `vN` alone."""
     check_name(version, "version")
     if version == "latest":
         raise ArtifactError(
             "`latest` is not a version: it always means the newest vN", hint="leave the version out"
         )
     number = auto_version(version)
+    if number is None and alias.current(store, manifest.kind, manifest.name, version) is not None:
+        raise ArtifactError(
+            f"{version} is an alias of {manifest.kind}:{manifest.name}, and cannot be a version as well",
+            hint="choose another version, or leave it out",
+        )
     if number is not None and number > newest + 1:
         raise ArtifactError(
             f"{version} is out of turn: the next automatic version is v{newest + 1}",
@@ -207,28 +236,35 @@ def every(store: Store) -> list[ArtifactRef]:
     return found
 
 
-def resolve(store: Store, text: str) -> Version:
-    """The version that an id names; `latest` is the highest `vN`, other aliases are looked up.
+def standing(store: Store) -> list[ArtifactRef]:
+    """Every version in the store that was not given up."""
+    gone = tombstone.every(store)
+    return [ref for ref in every(store) if ref not in gone]
 
-    Raises ArtifactError that lists the nearest ids where there is none.
+
+def resolve(store: Store, text: str) -> Version:
+    """The version that an id names; `latest` is the highest `vN` that stands, other aliases are looked up.
+
+    Raises ArtifactError that lists the nearest ids where there is none, or that says why it was removed.
     """
     ref = parse_artifact(text)
     if ref.version == "latest":
-        newest = newest_number(store, ref.kind, ref.name)
-        if newest:
-            return load(store, ArtifactRef(ref.kind, ref.name, f"v{newest}"))
+        for number in range(newest_number(store, ref.kind, ref.name), 0, -1):
+            found = ArtifactRef(ref.kind, ref.name, f"v{number}")
+            if store.read(_key(found)) is not None and tombstone.find(store, found) is None:
+                return load(store, found)
     elif store.read(_key(ref)) is not None:
+        _check_standing(store, ref)
         return load(store, ref)
-    for key in reversed(list(store.keys(f"alias/{ref.kind}/{ref.name}/{ref.version}/"))):
-        try:
-            target = check_name(json.loads(store.read(key) or b"")["version"], "version")
-        except (ValueError, KeyError, TypeError, RecursionError, ArtifactError) as error:
-            raise StoreError(
-                f"the alias {ref} in the store {store.location} is damaged: {error!r}"
-            ) from error
-        return load(store, ArtifactRef(ref.kind, ref.name, target))
-    there = [str(known) for known in every(store)]
-    here = versions(store, ref.kind, ref.name)
+    else:
+        target = alias.current(store, ref.kind, ref.name, ref.version)
+        if target is not None:
+            meant = ArtifactRef(ref.kind, ref.name, target)
+            _check_standing(store, meant)
+            return load(store, meant)
+    there = [str(known) for known in standing(store)]
+    known = versions(store, ref.kind, ref.name)
+    here = [each for each in known if f"{ref.kind}:{ref.name}:{each}" in there]
     if here:
         hint = f"its versions are: {', '.join(here[-10:])}"
     else:

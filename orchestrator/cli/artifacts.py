@@ -1,4 +1,4 @@
-"""`mirage artifact`: look at artifacts, add files as one, take one out."""
+"""`mirage artifact`: look at artifacts, add files as one, take one out; what changes or compares them is artifact_care.py's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.artifact_care import diff, lineage, rm, tag
+from orchestrator.cli.listing import plain
 from orchestrator.cli.terminal import print_json, print_table
 from orchestrator.cli.wiring import Workplace
 from orchestrator.sizes import readable_size
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_WIDE = 60
 
 
 @click.group(context_settings=_HELP)
 def artifact() -> None:
-    """Look at artifacts, add files as one, take one out. An id is KIND:NAME:VERSION."""
+    """Look at artifacts, add files as one, take one out. An id is KIND:NAME:VERSION, or KIND:NAME:ALIAS."""
 
 
 @artifact.command("ls", context_settings=_HELP)
@@ -32,41 +35,61 @@ def ls(pattern: str, as_json: bool) -> None:
     """List the versions in the store; PATTERN is a part of the id, or a shell pattern ('model:*')."""
     from fnmatch import fnmatchcase
 
-    from orchestrator.artifacts import version
+    from orchestrator.artifacts import alias, version
 
     store = Workplace.here().store
     found = [
         version.load(store, ref)
-        for ref in version.every(store)
+        for ref in version.standing(store)
         if fnmatchcase(str(ref), pattern) or pattern in str(ref)
     ]
     found.sort(key=lambda each: (each.created, str(each.ref)), reverse=True)
+    names = alias.every(store)
+
+    def aliases(each: Version) -> list[str]:
+        here = names.get((each.ref.kind, each.ref.name), {})
+        return sorted(name for name, target in here.items() if target == each.ref.version)
+
     if as_json:
-        print_json({"artifacts": [_json(each) for each in found]})
+        print_json({"artifacts": [_json(each, aliases(each)) for each in found]})
         return
     if not found:
         print("no artifacts" if pattern == "*" else f"no artifact fits {pattern!r}", file=sys.stderr)
         return
     rows = [
-        (str(v.ref), readable_size(v.manifest.size), str(v.manifest.files), v.created, v.run or "-")
+        (
+            str(v.ref),
+            readable_size(v.manifest.size),
+            str(v.manifest.files),
+            v.created,
+            v.run or "-",
+            ", ".join(aliases(v)) or "-",
+            plain(v.manifest.description)[:_WIDE] or "-",
+        )
         for v in found
     ]
-    print_table(("id", "size", "files", "created", "run"), rows)
+    print_table(("id", "size", "files", "created", "run", "aliases", "description"), rows)
 
 
 @artifact.command("show", context_settings=_HELP)
 @click.argument("id")
 @_JSON
 def show(id: str, as_json: bool) -> None:
-    """Show one artifact: digest, files, metadata, the run that made it."""
+    """Show one artifact: digest, aliases, files, metadata, the run that made it."""
     from orchestrator import canonical
-    from orchestrator.artifacts import tree, version
+    from orchestrator.artifacts import alias, tree, version
 
     store = Workplace.here().store
     found = version.resolve(store, id)
     entries = tree.parse(version.read_verified(store, found.manifest.tree))
+    kind, name = found.ref.kind, found.ref.name
+    here = alias.of_artifact(store, kind, name)
+    aliases = sorted(each for each, target in here.items() if target == found.ref.version)
+    asked = id.rpartition(":")[2]
+    moves = alias.history(store, kind, name, asked) if asked != found.ref.version else []
     if as_json:
-        print_json({**_json(found), "tree": [entry.to_json() for entry in entries]})
+        told = {**_json(found, aliases), "tree": [entry.to_json() for entry in entries]}
+        print_json({**told, "history": [move.to_json() for move in moves]})
         return
     print(f"{found.ref}")
     manifest = found.manifest
@@ -80,9 +103,13 @@ def show(id: str, as_json: bool) -> None:
         ("size", f"{readable_size(manifest.size)} in {manifest.files} file(s)"),
         ("created", found.created),
         ("run", found.run or "-"),
+        ("aliases", ", ".join(aliases) or "-"),
         ("metadata", canonical.encode(canonical.decode(manifest.metadata)).decode()),
     ):
         print(f"  {name:<9}{value}")
+    for move in moves:
+        why = f": {plain(move.reason)}" if move.reason else ""
+        print(f"  {asked} -> {move.version or 'nothing'}  {move.at} by {move.by}{why}")
     for entry in entries[:50]:
         print(f"    {entry.path}{'/' if entry.kind == 'd' else ''}  {readable_size(entry.size)}")
     if len(entries) > 50:
@@ -92,8 +119,11 @@ def show(id: str, as_json: bool) -> None:
 @artifact.command("add", context_settings=_HELP)
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--as", "target", required=True, metavar="KIND:NAME[:VERSION]", help="What it becomes.")
+@click.option(
+    "--description", default="", metavar="TEXT", help="What it is, in a line; part of its metadata."
+)
 @_JSON
-def add(path: Path, target: str, as_json: bool) -> None:
+def add(path: Path, target: str, description: str, as_json: bool) -> None:
     """Publish a file or folder of this machine as an artifact; without VERSION it gets the next vN."""
     from orchestrator.artifacts import by_hand
     from orchestrator.errors import ArtifactError
@@ -109,6 +139,7 @@ def add(path: Path, target: str, as_json: bool) -> None:
         kind=ref.kind,
         name=ref.name,
         version=ref.version if len(parts) == 3 else None,
+        description=description,
     )
     if as_json:
         print_json(_json(made))
@@ -139,10 +170,11 @@ def get(id: str, output: Path | None, as_json: bool) -> None:
         print(target)
 
 
-def _json(found: Version) -> dict[str, Json]:
+def _json(found: Version, aliases: list[str] | None = None) -> dict[str, Json]:
     from orchestrator import canonical
 
     manifest = found.manifest
+    more: dict[str, Json] = {} if aliases is None else {"aliases": list(aliases)}
     return {
         "id": str(found.ref),
         "digest": found.digest,
@@ -153,4 +185,9 @@ def _json(found: Version) -> dict[str, Json]:
         "created": found.created,
         "run": found.run,
         "metadata": canonical.decode(manifest.metadata),
+        **more,
     }
+
+
+for _command in (tag, rm, diff, lineage):
+    artifact.add_command(_command)
