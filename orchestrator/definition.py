@@ -10,6 +10,7 @@ import time
 from orchestrator import provenance
 from orchestrator.canonical import Json, encode
 from orchestrator.config import Config
+from orchestrator.digest import Digest
 from orchestrator.plan import Plan
 from orchestrator.ports import Executor, RunSpec, Sandbox
 from orchestrator.prepare import Prepared, Request
@@ -63,6 +64,13 @@ def fixed_env(config: Config, prepared: Prepared) -> dict[str, str]:
     }
     fixed.update({f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")})
     return fixed
+
+
+def needs(prepared: Prepared, config: Digest) -> tuple[Digest, ...]:
+    """What the store must keep until the run has its record, which names it."""
+    image = prepared.image.image
+    inputs = (item.digest for item in prepared.inputs)
+    return (config, prepared.environment.installed, *image.diff_ids, *inputs)
 
 
 def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Executor, store: str) -> Plan:

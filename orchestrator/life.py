@@ -28,6 +28,7 @@ from orchestrator.plan import Plan
 from orchestrator.ports import Ended, Executor, Reporter, Store
 from orchestrator.provenance import Byproduct, Result, ResultOutput
 from orchestrator.reference import RunId, parse_artifact
+from orchestrator.store.sessions import release, writing
 
 # How often the outbox is looked at, in seconds.
 POLL = 0.02
@@ -306,6 +307,23 @@ def seal(
     """
     journal.write("collect")
     outbox.poll(give_up=False)
+    with writing(store) as kept:
+        sealed = _seal(plan, end, kept, outbox.within(kept), spool, log, journal, reporter, recovered)
+    release(store, plan.run_id)
+    return sealed
+
+
+def _seal(
+    plan: Plan,
+    end: End,
+    store: Store,
+    outbox: Outbox,
+    spool: LogSpool | None,
+    log: Path,
+    journal: Journal,
+    reporter: Reporter,
+    recovered: bool,
+) -> Sealed:
     unfinished = outbox.unfinished()
     if unfinished:
         reporter.warn(f"{unfinished} artifact(s) were begun and not finished: they are not published")

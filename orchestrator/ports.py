@@ -1,7 +1,6 @@
 """The seams: Store, Engine, Executor, Reporter. Each says its contract, failure included; no code.
 
-No host path crosses the executor seam: it speaks in digests, descriptors and streams, so that a remote
-engine or a cluster fits behind it.
+No host path crosses the executor seam: it speaks in digests and streams, so that a remote engine fits behind it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 from orchestrator.digest import Digest
 from orchestrator.errors import EngineError
+from orchestrator.ports_upkeep import Upkeep
 
 
 class BlobWriter(Protocol):
@@ -37,7 +37,7 @@ class Intake(Protocol):
         """
 
 
-class Store(Protocol):
+class Store(Upkeep, Protocol):
     """Two primitives, on every backend: blobs named by digest, and objects created at most once.
 
     Everything else (artifact versions, aliases, records, keys) is built from these two. Whatever is
@@ -220,6 +220,9 @@ class Engine(Protocol):
 
     def tag(self, image_id: str, reference: str) -> None:
         """Give an image a name."""
+
+    def tags(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The images' names that begin so, each with its image's bytes, shared layers included."""
 
     def remove_image(self, reference: str) -> None:
         """Remove a name, and the image with its last one; missing is fine."""

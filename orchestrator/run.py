@@ -7,7 +7,7 @@ Opens nothing itself: the command line hands in store, engine, executor and repo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator import definition, life
 from orchestrator import journal as journals
@@ -20,6 +20,7 @@ from orchestrator.plan import Plan
 from orchestrator.ports import RunSpec
 from orchestrator.prepare import Request, Services, Stages, prepare
 from orchestrator.reference import RunId, new_run_id
+from orchestrator.store.sessions import hold, writing
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ class Finished:
 def run(request: Request, services: Services) -> Finished:
     """Do the whole job. A failed workflow is a result, not an error; errors are for what kept it from running."""
     stages = Stages()
-    prepared = prepare(request, services, stages)
-    run_id = new_run_id()
-    services.store.put(request.config.canonical)
+    with writing(services.store) as store:
+        banked = replace(services, store=store, library=services.library.banking(store))
+        prepared = prepare(request, banked, stages)
+        run_id = new_run_id()
+        needs = definition.needs(prepared, store.put(request.config.canonical))
+        hold(store, run_id, "prepared", needs)
     spec = definition.spec_of(run_id, request, prepared)
     plan = definition.plan_of(spec, request, prepared, services.executor, services.store.location)
     services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")

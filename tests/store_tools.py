@@ -121,8 +121,8 @@ def whole(store: Store, id: str) -> Version:
 
 
 def check_store(root: Path) -> int:
-    """Every blob of a store in a folder hashes to its name, every version is whole; gives how many blobs."""
-    from orchestrator.artifacts.version import every
+    """Every blob of a store in a folder hashes to its name, every version that stands is whole; gives how many blobs."""
+    from orchestrator.artifacts.version import standing
     from orchestrator.store.folder import FolderStore
 
     count = 0
@@ -132,7 +132,7 @@ def check_store(root: Path) -> int:
                 assert of_file(source) == f"sha256:{path.name}", f"torn blob {path.name}"
             count += 1
     store = FolderStore.open_at(root)
-    for ref in every(store):
+    for ref in standing(store):
         whole(store, str(ref))
     return count
 

@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     "errors",
     "digest canonical reference sizes image.layer image.oci",
-    "ports",
+    "ports ports_upkeep",
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
     "provenance compare",
     "catalog",
     "life prepare definition run",
-    "questions judging",
+    "questions judging upkeep",
     "recover plain",
     "cli",
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -571,3 +573,53 @@ def test_a_folder_that_is_not_ours_is_told(tmp_path: Path) -> None:
         if folder.stat().st_uid == 0 and folder != Path("/") and not folder.stat().st_mode & 0o001:
             folder.chmod(folder.stat().st_mode | 0o011)
     assert in_child(foreign, nobody=True) == FINE
+
+
+def test_blobs_are_listed_with_size_and_age_and_removed(store: Store) -> None:
+    digests = {store.put(b"x" * size): size for size in (0, 1, 100)}
+    time.sleep(0.05)
+    assert {held.digest: held.size for held in store.blobs()} == digests
+    assert all(0.0 < held.age < 600.0 for held in store.blobs())
+    first, *others = digests
+    assert store.remove([first, ABSENT]) <= 2
+    assert not store.has(first)
+    assert {held.digest for held in store.blobs()} == set(others)
+    assert store.put(b"") in digests, "what was removed can be stored again"
+
+
+def test_an_object_is_replaced_whole_and_discarded(store: Store) -> None:
+    for number in range(3):
+        store.replace("gc/session/one.json", b"%d" % number * 1000, durable=number == 2)
+        assert store.read("gc/session/one.json") == b"%d" % number * 1000
+    assert list(store.keys("gc/session/")) == ["gc/session/one.json"]
+    store.discard("gc/session/one.json")
+    store.discard("gc/session/one.json")
+    assert store.read("gc/session/one.json") is None
+    assert list(store.keys("gc/session/")) == []
+    assert store.create("gc/session/one.json", b"again")
+
+
+def test_keys_have_ages_by_the_servers_clock(store: Store) -> None:
+    store.replace("gc/session/one.json", b"1")
+    time.sleep(1.1)  # a bucket's time stamps have whole seconds
+    store.replace("gc/session/two.json", b"2")
+    ages = dict(store.ages("gc/session/"))
+    assert set(ages) == {"gc/session/one.json", "gc/session/two.json"}
+    assert ages["gc/session/two.json"] < ages["gc/session/one.json"] < 600.0
+    store.replace("gc/session/one.json", b"1")
+    assert dict(store.ages("gc/session/"))["gc/session/one.json"] <= ages["gc/session/one.json"]
+
+
+def test_what_dead_writers_left_is_swept(backend: Backend, store: Store) -> None:
+    assert in_child(lambda: _die_writing(store)) == -signal.SIGKILL
+    assert store.sweep(3600.0, pretend=False) == (0, 0)
+    count, size = store.sweep(0.0, pretend=True)
+    assert (count, size) == (1, MIB)
+    assert store.sweep(0.0, pretend=False) == (1, MIB)
+    assert staged(backend.root) == []
+
+
+def _die_writing(store: Store) -> None:
+    with store.writer() as writer:
+        writer.write(os.urandom(MIB))
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -13,6 +13,7 @@ from orchestrator.artifacts.version import Manifest, Version, publish, read_veri
 from orchestrator.digest import CHUNK, of_hasher
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.ports import Store
+from orchestrator.store.sessions import StoreBusy, writing
 
 
 def add(
@@ -20,8 +21,18 @@ def add(
 ) -> Version:
     """Publish a file, or everything below a folder, under ``version`` or the next free `vN`.
 
-    Raises ArtifactError for what cannot be part of an artifact, and where a custom version is taken.
+    Where a collection takes away what was about to be used, it is done again. Raises ArtifactError for what cannot
+    be part of an artifact, and where a custom version is taken.
     """
+    while True:
+        try:
+            with writing(store) as kept:
+                return _add(kept, path, kind, name, version, description)
+        except StoreBusy:
+            continue
+
+
+def _add(store: Store, path: Path, kind: str, name: str, version: str | None, description: str) -> Version:
     try:
         if path.is_dir():
             folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

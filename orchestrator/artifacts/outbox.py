@@ -26,6 +26,7 @@ from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
 from orchestrator.reference import KINDS, check_name
 from orchestrator.sizes import readable_size
+from orchestrator.store.sessions import writing
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
 _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
@@ -96,6 +97,11 @@ class Outbox:
             for n in fresh:
                 self._take(top, n, give_up)
         return len(fresh)
+
+    def within(self, store: Store) -> Outbox:
+        """The same outbox, whose lines go to ``store``: the one of a session that outlasts them."""
+        self._store = store
+        return self
 
     @contextmanager
     def _opened(self) -> Iterator[int | None]:
@@ -174,9 +180,13 @@ class Outbox:
         except OSError as error:
             raise ArtifactError(f"the files of artifact {n} are not there: {error.strerror}") from error
         try:
-            entries = tree.collect(self._store, payload)
+            with writing(self._store) as store:
+                return self._collect(store, n, payload, manifest_of)
         finally:
             os.close(payload)
+
+    def _collect(self, store: Store, n: int, payload: int, manifest_of: _Ready) -> Version:
+        entries = tree.collect(store, payload)
         files = [entry for entry in entries if entry.kind == "f"]
         if manifest_of.entry is not None and manifest_of.entry not in {entry.path for entry in files}:
             raise ArtifactError(f"artifact {n} names the file {manifest_of.entry!r}, which it does not have")
@@ -185,18 +195,18 @@ class Outbox:
             name=manifest_of.name,
             format=manifest_of.format,
             entry=manifest_of.entry,
-            tree=self._store.put(tree.encode(entries)),
+            tree=store.put(tree.encode(entries)),
             size=sum(entry.size for entry in files),
             files=len(files),
             metadata=manifest_of.metadata,
         )
-        return self._keep(n, manifest, manifest_of.version)
+        return self._keep(store, n, manifest, manifest_of.version)
 
-    def _keep(self, n: int, manifest: Manifest, version: str | None) -> Version:
+    def _keep(self, store: Store, n: int, manifest: Manifest, version: str | None) -> Version:
         """Give an artifact its id."""
         # plain sessions share one run id, so there a number names no save
         attempt = f"{self._run_id}/{n}" if self._run_id not in (None, "plain") else None
-        return publish(self._store, manifest, version, self._run_id, attempt=attempt)
+        return publish(store, manifest, version, self._run_id, attempt=attempt)
 
     def _named(self, n: int, version: Version) -> str:
         """The id that the workflow is told of an artifact."""

@@ -13,7 +13,9 @@ from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Manifest, Version, VersionExists, read_manifest, resolve
 from orchestrator.digest import Digest, hex_of
 from orchestrator.errors import ArtifactError
+from orchestrator.ports import Store
 from orchestrator.reference import ArtifactRef, auto_version, parse_artifact
+from orchestrator.store.sessions import hold
 
 _MARK = "unpublished-"
 
@@ -36,8 +38,12 @@ class WithheldOutbox(Outbox):
         self._left = [(parse_artifact(text), digest) for text, digest in original]
         self._heard: dict[int, ArtifactRef] = {}
 
-    def _keep(self, n: int, manifest: Manifest, version: str | None) -> Version:
-        digest = self._store.put(manifest.encode())
+    def _keep(self, store: Store, n: int, manifest: Manifest, version: str | None) -> Version:
+        digest = store.put(manifest.encode())
+        if self._run_id is not None:
+            hold(
+                store, self._run_id, f"output-{n}", (digest,)
+            )  # no version names it, and the record is to come
         heard, before = self._next(manifest, version)
         if before is None:
             heard = self._unheard(manifest, version, digest)

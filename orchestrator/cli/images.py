@@ -30,12 +30,13 @@ def base() -> None:
 @_JSON
 def build(name: str | None, fresh: bool, as_json: bool) -> None:
     """Make the base NAME (default: the project's) and load it into the engine."""
-    place = Workplace.here()
-    bases = place.bases
-    wanted = name or place.settings.base
-    build_anew = fresh and not any(mark in wanted for mark in ":/@")
-    find = bases.from_recipe if build_anew else bases.resolve
-    _tell(find(wanted, bases.platform(), fresh=fresh), as_json)
+    with Workplace.here().writing() as place:
+        bases = place.bases
+        wanted = name or place.settings.base
+        build_anew = fresh and not any(mark in wanted for mark in ":/@")
+        find = bases.from_recipe if build_anew else bases.resolve
+        found = find(wanted, bases.platform(), fresh=fresh)
+    _tell(found, as_json)
 
 
 @base.command("pin", context_settings=_HELP)
@@ -46,9 +47,10 @@ def pin(name: str | None, as_json: bool) -> None:
 
     NAME is a recipe of images/, or a registry's image such as python:3.12-slim.
     """
-    place = Workplace.here()
-    bases = place.bases
-    _tell(bases.pin(name or place.settings.base, bases.platform()), as_json)
+    with Workplace.here().writing() as place:
+        bases = place.bases
+        found = bases.pin(name or place.settings.base, bases.platform())
+    _tell(found, as_json)
 
 
 @base.command("show", context_settings=_HELP)
@@ -57,9 +59,9 @@ def pin(name: str | None, as_json: bool) -> None:
 @_JSON
 def show(name: str | None, packages: bool, as_json: bool) -> None:
     """Show the base NAME (default: the project's), made first where it is not known yet."""
-    place = Workplace.here()
-    bases = place.bases
-    found = bases.resolve(name or place.settings.base, bases.platform())
+    with Workplace.here().writing() as place:
+        bases = place.bases
+        found = bases.resolve(name or place.settings.base, bases.platform())
     _tell(found, as_json)
     if packages and not as_json:
         for package, version in found.packages:
@@ -120,8 +122,8 @@ def build_image(
     project = load_project(find_project(start if start.is_dir() else Path.cwd()))
     flags: dict[str, Json] = {"dirty": "snapshot"} if snapshot else {}
     config = load_config(project, config_file, overrides, flags)
-    place = Workplace(project, config.settings)
-    prepared = prepare(Request(config, overrides, no_cache=no_cache), place.services(), Stages())
+    with Workplace(project, config.settings).writing() as place:
+        prepared = prepare(Request(config, overrides, no_cache=no_cache), place.services(), Stages())
     built = prepared.image
     if as_json:
         told: dict[str, Json] = {

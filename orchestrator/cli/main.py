@@ -35,6 +35,7 @@ _COMMANDS = {
     "base": ("images", "base", "Build, pin and show the base image."),
     "image": ("images", "image", "Build the image of a config without running it."),
     "recover": ("upkeep", "recover", "Adopt or reap what a dead process left."),
+    "gc": ("collecting", "gc", "Remove from the store what nothing needs."),
     "doctor": ("upkeep", "doctor", "Check engine, store, disk and leftovers."),
 }
 

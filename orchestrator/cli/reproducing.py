@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.catalog import marks
@@ -13,6 +13,7 @@ from orchestrator.judging import judgement, sources, verdicts
 from orchestrator.judging import reproduce as reproduction
 from orchestrator.judging.record import Record, wanted_image
 from orchestrator.judging.verdicts import Judgement
+from orchestrator.store.sessions import writing
 
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
@@ -74,7 +75,9 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool
     services = place.services()
     record = Record(row.run_id, row.record)
     first = reproduction.original(services, record)
-    found = reproduction.find_image(services, record, anew=rebuild)
+    with writing(services.store) as store:
+        banked = replace(services, store=store, library=services.library.banking(store))
+        found = reproduction.find_image(banked, record, anew=rebuild)
     wanted = wanted_image(record)
     runs = [reproduction.again(services, first, found) for _ in range(repeat)]
     judged = _judge(place, first, runs, tolerance)

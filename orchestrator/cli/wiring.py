@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +90,16 @@ class Workplace:
         from orchestrator.store.opening import open_store
 
         return open_store(self.settings.store, self.project.folder)
+
+    @contextmanager
+    def writing(self) -> Iterator[Workplace]:
+        """The same place, whose store keeps what is written and found in it until this is left."""
+        from orchestrator.store.sessions import writing
+
+        with writing(self.store) as store:
+            within = Workplace(self.project, self.settings, self.engine_soon)
+            within.__dict__["store"] = store  # where cached_property keeps what it was given
+            yield within
 
     @cached_property
     def library(self) -> Library:

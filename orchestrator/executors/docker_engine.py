@@ -153,6 +153,15 @@ class DockerEngine:
         with _told(f"tag {reference}"):
             self._api.tag(image_id, repository, tag)
 
+    def tags(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The images' names that begin so, each with its image's bytes."""
+        with _told("list the images"):
+            found = self._api.images(filters={"reference": f"{prefix}*"})
+        for item in found:
+            for name in item.get("RepoTags") or ():
+                if name.startswith(prefix):
+                    yield name, int(item["Size"])
+
     def remove_image(self, reference: str) -> None:
         """Remove a name, and the image with its last one; missing is fine."""
         with suppress(_Missing), _told(f"remove the image {reference}"):

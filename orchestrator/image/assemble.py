@@ -93,7 +93,10 @@ def provide(
         config=recipe.config.digest,
     )
     known = None if fresh else _known(library, key)
+    for parent in (environment_parent(recipe.base, recipe.environment).tag, recipe.base.tag):
+        library.used(parent)
     if known is not None:
+        library.used(loading.tag_of("run", known))
         present = loading.find(engine, loading.tag_of("run", known), known)
         if present is not None:
             return RunImage(known, key, present, cached=True)

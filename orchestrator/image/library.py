@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from orchestrator import canonical
@@ -34,6 +35,10 @@ class Library:
     def __init__(self, cache: FolderStore, bank: Store) -> None:
         self._cache = cache
         self._bank = bank
+
+    def banking(self, bank: Store) -> Library:
+        """The same cache before another bank: the project's store within a session."""
+        return Library(self._cache, bank)
 
     def find(self, kind: str, key: Digest) -> dict[str, Json] | None:
         """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable.
@@ -105,6 +110,25 @@ class Library:
                 data = self._cache.read(name)
                 if data is not None:
                     self._bank.create(name, data)
+
+    def used(self, name: str) -> None:
+        """An image of this name serves a run of this machine now: `mirage gc --machine` tells by it what is old."""
+        with suppress(OSError):  # nothing but upkeep rests on it
+            self._stamp(name).touch()
+
+    def unused_for(self, name: str) -> float:
+        """Seconds since an image last served; 0 at the first time that this is asked of it."""
+        path = self._stamp(name)
+        try:
+            return max(0.0, time.time() - path.stat().st_mtime)
+        except FileNotFoundError:
+            self.used(name)
+            return 0.0
+
+    def _stamp(self, name: str) -> Path:
+        folder = Path(self._cache.location) / "used"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name.replace("/", "-").replace(":", "-")
 
     @property
     def cache_id(self) -> str:

@@ -10,8 +10,7 @@ import hashlib
 import os
 import secrets
 import stat
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +18,10 @@ from typing import BinaryIO
 from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest
 from orchestrator.errors import StoreError
+from orchestrator.ports_upkeep import Held
+from orchestrator.store import folder_upkeep
 from orchestrator.store.disk import NO_LINK, sync, told, write_all
+from orchestrator.store.probing import probe
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
 FORMAT = "mirage-store/1"
@@ -63,7 +65,8 @@ class FolderStore:
                 f"{root} holds a store of another format (expected {FORMAT})",
                 hint="use the Mirage version that made it, or name another folder under `store:`",
             )
-        store._sweep()
+        with suppress(StoreError):
+            store.sweep(_STALE, pretend=False)
         return store
 
     def _make(self) -> None:
@@ -76,47 +79,9 @@ class FolderStore:
             for number in range(256):
                 os.makedirs(os.path.join(self._blobs, f"{number:02x}"), exist_ok=True)
             sync(self._blobs)
-        self._probe()
+        probe(self)
         self.create("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         self.create("store.json", canonical.encode({"format": FORMAT, "id": secrets.token_hex(16)}))
-
-    def _probe(self) -> None:
-        """See that this file system gives a name once: everything that is created at most once rests on it."""
-        first, second = (f"{staged_name(self)}.{number}" for number in "12")
-        try:
-            with told(f"open the store {self._root}"):
-                for name in (first, second):
-                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-                try:
-                    os.link(first, second)
-                except FileExistsError:
-                    os.unlink(second)
-                else:
-                    raise StoreError(
-                        f"the file system of {self._root} lets a second publisher replace a first"
-                    )
-                try:
-                    os.link(first, second)
-                except OSError as error:
-                    if error.errno not in NO_LINK:
-                        raise
-                    raise StoreError(
-                        f"the file system of {self._root} has no hard links ({error.strerror}), "
-                        "which is how a version is given to one publisher only",
-                        hint="name a folder on another one under `store:` (ext4, XFS, Btrfs, tmpfs, NFS have them)",
-                    ) from error
-        finally:
-            for name in (first, second):
-                with suppress(OSError):
-                    os.unlink(name)
-
-    def _sweep(self) -> None:
-        """Remove what processes left under `staging/` that died long ago."""
-        with suppress(OSError), os.scandir(self._staging) as items:
-            for item in items:
-                # not mtime, which a finished blob has fixed
-                if item.stat(follow_symlinks=False).st_ctime < time.time() - _STALE:
-                    os.unlink(item.path)
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there; one that was written to since it was stored is hashed first."""
@@ -362,6 +327,34 @@ class FolderStore:
                     else:
                         found.append(inner)
         yield from sorted(found)
+
+    def blobs(self) -> Iterator[Held]:
+        """Every blob, in no order."""
+        return folder_upkeep.blobs(self, self._blobs)
+
+    def remove(self, digests: Iterable[Digest]) -> int:
+        """Remove blobs; missing is fine."""
+        return folder_upkeep.remove(self, self._blobs, digests)
+
+    def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """Keys with the seconds since each was written."""
+        return folder_upkeep.ages(self, ((key, self._key_path(key)) for key in self.keys(prefix)))
+
+    def replace(self, key: str, data: bytes, *, durable: bool = False) -> None:
+        """Write an object whether it exists or not, whole."""
+        target = str(self._key_path(key))
+        with told(f"write {key} in the store {self._root}"):
+            self._make_folder(os.path.dirname(target))
+            folder_upkeep.replace(self, target, data, durable)
+
+    def discard(self, key: str) -> None:
+        """Remove an object; missing is fine."""
+        with told(f"remove {key} from the store {self._root}"), suppress(FileNotFoundError):
+            self._key_path(key).unlink()
+
+    def sweep(self, older_than: float, *, pretend: bool) -> tuple[int, int]:
+        """Remove what dead writers left under `staging/`."""
+        return folder_upkeep.sweep(self, older_than, pretend)
 
     def _key_path(self, key: str) -> Path:
         if not all(map(_is_key_part, key.split("/"))):

@@ -1,0 +1,156 @@
+"""`mirage gc` and `mirage fsck`: what can go from the store and this machine, and what is damaged in the store."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.terminal import print_json
+from orchestrator.cli.wiring import Workplace
+from orchestrator.errors import ConfigError
+from orchestrator.sizes import readable_size
+
+if TYPE_CHECKING:
+    from orchestrator.canonical import Json
+    from orchestrator.digest import Digest
+    from orchestrator.upkeep.machine import Image
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+_AGE = re.compile(r"([0-9]+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _age(context: click.Context, parameter: click.Parameter, text: str) -> float:
+    found = _AGE.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"not an age: {text!r}", hint="a number and s, m, h or d: 12h, 30d")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+@click.command(context_settings=_HELP)
+@click.option(
+    "--older-than",
+    default="1d",
+    show_default=True,
+    metavar="AGE",
+    callback=_age,
+    help="Leave what is younger (12h, 30d).",
+)
+@click.option(
+    "--machine", is_flag=True, help="Also images and cached layers of this machine that no kept run needs."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go, and how much; remove nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--wait",
+    default="10m",
+    show_default=True,
+    metavar="AGE",
+    callback=_age,
+    help="How long to wait for writers that are at work.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, as_json: bool) -> int:
+    """Remove from the store what no version, alias, record, key or open run needs.
+
+    It says first what and how much, and asks; runs and uploads may go on meanwhile.
+    """
+    from orchestrator.upkeep import collect
+
+    place = Workplace.here()
+    found = collect.look(place.store, older_than)
+    images, layers = _machine(place, older_than) if machine else ([], [])
+    told: dict[str, Json] = {
+        "live": {"blobs": found.live, "bytes": found.live_bytes},
+        "young": {"blobs": found.young, "bytes": found.young_bytes},
+        "garbage": {"blobs": len(found.garbage), "bytes": sum(each.size for each in found.garbage)},
+        "unfinished": {"files": found.unfinished[0], "bytes": found.unfinished[1]},
+        "images": [{"name": each.name, "bytes": each.size} for each in images],
+        "layers": {"blobs": len(layers), "bytes": sum(size for _, size in layers)},
+        "removed": None,
+    }
+    if not as_json:
+        _tell(place, told)
+    nothing = not (found.garbage or found.unfinished[0] or images or layers)
+    if dry_run or nothing or not (yes or _agreed(as_json)):
+        if as_json:
+            print_json(told)
+        return 0
+    done = collect.collect(place.store, older_than, place.reporter, patience=wait)
+    freed = _free(place, images, layers)
+    told["removed"] = {
+        "blobs": done.removed,
+        "bytes": done.bytes,
+        "rescued": done.rescued,
+        "unfinished": done.unfinished[0],
+        "images": freed[0],
+        "layers": freed[1],
+    }
+    if as_json:
+        print_json(told)
+    else:
+        print(f"removed {done.removed} blobs, {readable_size(done.bytes + done.unfinished[1])}", end="")
+        print(f"; {done.rescued} were needed again meanwhile" if done.rescued else "")
+        if machine:
+            print(f"removed {freed[0]} images and {freed[1]} cached layers of this machine")
+    return 0
+
+
+def _agreed(as_json: bool) -> bool:
+    """Ask at a terminal; elsewhere nothing is removed without --yes."""
+    if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        print("nothing was removed: --yes removes it", file=sys.stderr)
+        return False
+    return click.confirm("remove it?", err=True)
+
+
+def _tell(place: Workplace, told: dict[str, Json]) -> None:
+    print(f"{place.store.location}")
+    for name, about in (
+        ("live", "needed"),
+        ("young", "not needed, but too young to be sure"),
+        ("garbage", "can go"),
+        ("unfinished", "left by writers that died: can go"),
+        ("layers", "of this machine's cache: can go"),
+    ):
+        counts = told[name]
+        assert isinstance(counts, dict)
+        count, size = counts.values()
+        if count or name in ("live", "garbage"):
+            assert isinstance(size, int)
+            print(f"  {name:<11}{count!s:>8}  {readable_size(size):>10}  {about}")
+    images = told["images"]
+    assert isinstance(images, list)
+    for image in images:
+        assert isinstance(image, dict)
+        print(f"  image      {image['name']}")
+
+
+def _machine(place: Workplace, older_than: float) -> tuple[list[Image], list[tuple[Digest, int]]]:
+    from orchestrator.image.library import cache_folder
+    from orchestrator.store.folder import FolderStore
+    from orchestrator.upkeep import machine
+
+    wanted = machine.needed(place.store)
+    cached = machine.layers(FolderStore.open_at(cache_folder()), wanted, older_than)
+    images = machine.images(place.engine, wanted, older_than, place.library.unused_for)
+    return list(images), list(cached)
+
+
+def _free(place: Workplace, images: list[Image], layers: list[tuple[Digest, int]]) -> tuple[int, int]:
+    from orchestrator.errors import EngineError
+    from orchestrator.image.library import cache_folder
+    from orchestrator.store.folder import FolderStore
+
+    gone = 0
+    for image in images:
+        try:
+            place.engine.remove_image(image.name)
+            gone += 1
+        except EngineError as error:  # a container still has it
+            place.reporter.warn(f"{image.name} stays: {error.message}")
+    removed = FolderStore.open_at(cache_folder()).remove(digest for digest, _ in layers) if layers else 0
+    return gone, removed

@@ -1,0 +1,111 @@
+"""Upkeep of a store in a folder: what is there and how old, by the file server's clock, and taking it away."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.digest import Digest, hex_of, parse_digest
+from orchestrator.errors import StoreError
+from orchestrator.ports_upkeep import Held
+from orchestrator.store.disk import sync, told, write_all
+from orchestrator.store.staging import Place, staged_name
+
+
+def now(place: Place) -> float:
+    """What time it is by the clock that stamps files here: on a NAS it is not this machine's."""
+    path = staged_name(place)
+    with told(f"write to the store {place.location}"):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            return os.fstat(descriptor).st_ctime
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):
+                os.unlink(path)
+
+
+def blobs(place: Place, top: str) -> Iterator[Held]:
+    """Every blob below `blobs/sha256`; a blob's mtime is fixed, so its age is that of its last change of name or mode."""
+    moment = now(place)
+    with told(f"list the blobs of {place.location}"):
+        for folder in sorted(os.listdir(top)):
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{top}/{folder}") as items:
+                for item in items:
+                    with suppress(FileNotFoundError, StoreError):
+                        status = item.stat(follow_symlinks=False)
+                        digest = parse_digest(f"sha256:{item.name}")
+                        if stat.S_ISREG(status.st_mode) and item.name[:2] == folder:
+                            yield Held(digest, status.st_size, max(0.0, moment - status.st_ctime))
+
+
+def remove(place: Place, top: str, digests: Iterable[Digest]) -> int:
+    """Unlink blobs; what is mounted into a run by a hard link keeps its bytes there."""
+    count = 0
+    with told(f"remove a blob of {place.location}"):
+        for digest in digests:
+            name = hex_of(parse_digest(digest))
+            with suppress(FileNotFoundError):
+                os.unlink(f"{top}/{name[:2]}/{name}")
+                count += 1
+    return count
+
+
+def ages(place: Place, found: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, float]]:
+    """Keys with their ages; one that goes meanwhile is passed over."""
+    moment = now(place)
+    for key, path in found:
+        with suppress(FileNotFoundError), told_unless_missing(f"look at {key} in {place.location}"):
+            yield key, max(0.0, moment - os.lstat(path).st_mtime)
+
+
+class told_unless_missing:
+    """As ``told``, but a file that is not there is the caller's business."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StoreError(f"cannot {self._what}: {error.strerror or error}") from error
+
+
+def replace(place: Place, target: str, data: bytes, durable: bool) -> None:
+    """Write a whole file in place of another; its folder is there."""
+    staged = staged_name(place)
+    try:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(descriptor, data)
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(staged, target)
+        if durable:
+            sync(os.path.dirname(target))
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(staged)
+        raise
+
+
+def sweep(place: Place, older_than: float, pretend: bool) -> tuple[int, int]:
+    """Remove old files under `staging/`; not by mtime, which a finished blob has fixed."""
+    count = size = 0
+    moment = now(place)
+    with suppress(FileNotFoundError), os.scandir(place.staging()) as items:
+        for item in items:
+            with suppress(OSError):
+                status = item.stat(follow_symlinks=False)
+                if moment - status.st_ctime >= older_than:
+                    if not pretend:
+                        os.unlink(item.path)
+                    count, size = count + 1, size + status.st_size
+    return count, size

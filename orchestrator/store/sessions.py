@@ -1,0 +1,255 @@
+"""A writer's part in garbage collection: a session, within which whatever it finds or writes stays in the store.
+
+The collector (upkeep/collect.py) condemns, waits for the sessions that do not know what it condemned, and deletes
+then. A writer that needs a condemned blob puts a `gc/keep/` object and looks whether deleting has begun: either the
+collector sees the object, or the writer sees the phase (store-then-load on both sides). Decision: docs/adr/0012.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator import canonical
+from orchestrator.digest import Digest, hex_of
+from orchestrator.errors import MirageError, StoreError
+from orchestrator.ports import BlobWriter, Intake, Store
+from orchestrator.ports_upkeep import Held
+from orchestrator.store import turns
+from orchestrator.store.turns import CONDEMNED, DELETING, State
+
+_POLL = 0.02
+
+
+class StoreBusy(StoreError):
+    """A collection took away what was about to be used: the same work, done again, writes it anew."""
+
+
+@contextmanager
+def writing(store: Store) -> Iterator[Store]:
+    """The store for one piece of work: what is written or found through it stays until the work is named.
+
+    From the first blob to the version, record or key that names it. Raises StoreBusy (its cause an OSError, as that
+    of everything that may pass) where the work must be done again.
+    """
+    session = Session(store)
+    try:
+        session.begin()
+        yield session
+    finally:
+        session.end()
+
+
+def hold(store: Store, run_id: str, name: str, digests: Iterable[Digest]) -> None:
+    """Let blobs stay until a run has its record, beyond the session in which they were written."""
+    store.replace(f"gc/hold/{run_id}/{name}.json", canonical.encode([*sorted(set(digests))]), durable=True)
+
+
+def release(store: Store, run_id: str) -> None:
+    """The run has its record, which names all that it needs."""
+    for key in list(store.keys(f"gc/hold/{run_id}/")):
+        store.discard(key)
+
+
+class Session:
+    """A Store that takes part in garbage collection."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._key = f"gc/session/{secrets.token_hex(12)}.json"
+        self._seen = -1
+        self._state = State(0, turns.IDLE)
+        self._condemned: frozenset[str] = frozenset()
+        self._kept: set[Digest] = set()
+        self._alive = 0.0
+        self._over = threading.Event()
+
+    def begin(self) -> None:
+        """Say that somebody writes, then look what is condemned: in this order, as the collector looks in the other."""
+        self._tell(turns.read_state(self._store).generation)
+        state = self._settled()
+        if state.generation != self._seen:
+            self._tell(state.generation)
+        self._state = state
+        if state.phase == CONDEMNED:
+            data = self._store.read(f"gc/condemned/{state.generation:016}.json")
+            self._condemned = frozenset(json.loads(data)) if data is not None else frozenset()
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def end(self) -> None:
+        """Nothing is protected any more but by what names it."""
+        self._over.set()
+        with suppress(StoreError):  # it is then taken for dead after its lease
+            self._store.discard(self._key)
+
+    def _tell(self, seen: int) -> None:
+        began = _clock()
+        self._store.replace(self._key, canonical.encode({"seen": seen, **turns.holder()}))
+        self._seen, self._alive = seen, began
+
+    def _renew(self) -> None:
+        while not self._over.wait(turns.LEASE / 4):
+            with suppress(MirageError):
+                self._tell(self._seen)
+        with suppress(StoreError):  # a renewal may have come after the end
+            self._store.discard(self._key)
+
+    def _settled(self) -> State:
+        """The state, once nothing is being deleted."""
+        waited = 0
+        while True:
+            state = turns.read_state(self._store)
+            if state.phase != DELETING:
+                return state
+            if waited % 50 == 0:
+                turns.end_for_the_dead(self._store)
+            waited += 1
+            time.sleep(_POLL)
+
+    def _secure(self, digest: Digest) -> bool:
+        """Whether a blob that was found or written stays: only where it is condemned is there anything to do."""
+        if hex_of(digest) not in self._condemned or digest in self._kept:
+            return True
+        self._store.create(f"gc/keep/{self._state.generation:016}-{hex_of(digest)}.json", b"{}")
+        state = turns.read_state(self._store)
+        if state == self._state:
+            self._kept.add(digest)
+            return True
+        self._settled()
+        # That generation is over, and the next one waits for this session: nothing of ours goes any more.
+        self._condemned = frozenset()
+        return self._store.has(digest)
+
+    def _check_secure(self, digest: Digest) -> None:
+        if not self._secure(digest):
+            raise StoreBusy(
+                f"{digest} was removed by a collection while it was stored", hint="do the same again"
+            ) from BlockingIOError("collected")
+
+    @property
+    def location(self) -> str:
+        """The store's."""
+        return self._store.location
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is there, and stays."""
+        return self._store.has(digest) and self._secure(digest)
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """Open a blob."""
+        return self._store.open(digest)
+
+    def put(self, data: bytes) -> Digest:
+        """Keep small bytes."""
+        digest = self._store.put(data)
+        if not self._secure(digest):
+            self._store.put(data)
+        return digest
+
+    @contextmanager
+    def writer(self) -> Iterator[BlobWriter]:
+        """Write a blob of any size."""
+        with self._store.writer() as inner:
+            yield _Writer(self, inner)
+
+    @contextmanager
+    def intake(self) -> Iterator[Intake]:
+        """Take many files."""
+        taken = _Intake(self._condemned)
+        with self._store.intake() as inner:
+            taken.inner = inner
+            yield taken if self._condemned else inner
+        for digest in taken.doubtful:
+            self._check_secure(digest)
+
+    def put_file(self, path: Path, *, digest: Digest, link: bool) -> None:
+        """Keep a file."""
+        self._store.put_file(path, digest=digest, link=link)
+        if not self._secure(digest):
+            self._store.put_file(path, digest=digest, link=link)
+
+    def materialise(self, digest: Digest, target: Path, *, executable: bool) -> None:
+        """Lay a blob out."""
+        self._store.materialise(digest, target, executable=executable)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Create an object: the moment for which the session was held, so it must still hold."""
+        if _clock() - self._alive > 0.8 * turns.LEASE:
+            raise StoreBusy(
+                f"the store {self.location} could not be told for {0.8 * turns.LEASE:.0f} s that this process lives",
+                hint="do the same again",
+            ) from TimeoutError("lease")
+        return self._store.create(key, data)
+
+    def read(self, key: str) -> bytes | None:
+        """The object's bytes."""
+        return self._store.read(key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The keys below a prefix."""
+        return self._store.keys(prefix)
+
+    def blobs(self) -> Iterator[Held]:
+        """Every blob."""
+        return self._store.blobs()
+
+    def remove(self, digests: Iterable[Digest]) -> int:
+        """Never through a session."""
+        raise StoreError("a writer removes nothing")
+
+    def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """Keys with their ages."""
+        return self._store.ages(prefix)
+
+    def replace(self, key: str, data: bytes, *, durable: bool = False) -> None:
+        """Write an object of `gc/`."""
+        self._store.replace(key, data, durable=durable)
+
+    def discard(self, key: str) -> None:
+        """Remove an object of `gc/`."""
+        self._store.discard(key)
+
+    def sweep(self, older_than: float, *, pretend: bool) -> tuple[int, int]:
+        """What dead writers left."""
+        return self._store.sweep(older_than, pretend=pretend)
+
+
+class _Writer:
+    def __init__(self, session: Session, inner: BlobWriter) -> None:
+        self._session = session
+        self._inner = inner
+
+    def write(self, piece: bytes) -> object:
+        return self._inner.write(piece)
+
+    def commit(self) -> tuple[Digest, int]:
+        digest, size = self._inner.commit()
+        self._session._check_secure(digest)
+        return digest, size
+
+
+class _Intake:
+    """Remembers what of an intake is condemned; it is secured when all of it is visible."""
+
+    inner: Intake
+
+    def __init__(self, condemned: frozenset[str]) -> None:
+        self._condemned = condemned
+        self.doubtful: set[Digest] = set()
+
+    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
+        digest, taken = self.inner.add(descriptor, size)
+        if hex_of(digest) in self._condemned:
+            self.doubtful.add(digest)
+        return digest, taken
+
+
+def _clock() -> float:
+    """Seconds that also count while the machine sleeps, where the system can tell."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,0 +1,163 @@
+"""What a store still needs: every blob that a version, a run's record, a key or a hold leads to.
+
+Objects are created once, so one that was read is never read again: asking a second time costs only what is new.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from orchestrator.artifacts import tombstone
+from orchestrator.artifacts.version import MAX_MANIFEST, read_manifest, read_verified
+from orchestrator.digest import Digest, of_bytes, parse_digest
+from orchestrator.errors import MirageError, StoreError
+from orchestrator.ports import Store
+from orchestrator.reference import ArtifactRef, parse_artifact
+
+_HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_TREE_DIGEST = re.compile(rb'"d":"sha256:([0-9a-f]{64})"')
+_MANIFEST_BEGINS = b'{"entry":'
+
+
+class Reach:
+    """The digests that are needed, as raw bytes, and by whom; grows with each ``update``."""
+
+    def __init__(self, store: Store, present: Iterable[Digest]) -> None:
+        self._store = store
+        self._present = {raw(digest) for digest in present}
+        self._read: set[str] = set()
+        self._expanded: set[Digest] = set()
+        self.live: set[bytes] = set()
+
+    def update(self) -> None:
+        """Read what is new. Raises StoreError where something cannot be read: nothing may then be removed."""
+        gone = {ref: tombstone.find(self._store, ref) for ref in tombstone.every(self._store)}
+        given_up = {str(ref): set(stone.given_up) for ref, stone in gone.items() if stone is not None}
+        for key in self._new("refs/"):
+            parts = key.removesuffix(".json").split("/")
+            if len(parts) == 4 and ArtifactRef(*parts[1:]) not in gone:
+                data = self._store.read(key) or b""
+                self.expand(_pointer(key, data, self._store), key)
+        for key in self._new("runs/"):
+            data = self._store.read(key) or b""
+            if key.endswith("/record.json"):
+                self._record(key, data, given_up)
+            else:
+                self._document(key, data)
+        for key in self._new("keys/"):
+            self._leaves(key.encode())
+            self._leaves(self._store.read(key) or b"")
+        for key in self._new("gc/hold/"):
+            self._document(key, self._store.read(key) or b"")
+
+    def _new(self, prefix: str) -> Iterator[str]:
+        for key in self._store.keys(prefix):
+            if key not in self._read:
+                self._read.add(key)
+                yield key
+
+    def _leaves(self, data: bytes) -> list[bytes]:
+        """Every digest in a text that the store has a blob for."""
+        found = [
+            each
+            for each in map(bytes.fromhex, map(bytes.decode, _HEX.findall(data)))
+            if each in self._present
+        ]
+        self.live.update(found)
+        return found
+
+    def _record(self, key: str, data: bytes, given_up: dict[str, set[str]]) -> None:
+        """A record leads to its blobs, and its inputs and outputs to their files."""
+        run_id = key.split("/")[-2]
+        data = unwrapped(data)
+        self.live.add(raw(of_bytes(data)))
+        found = self._leaves(data)
+        lost: set[bytes] = set()
+        for id, digest in artifacts_of(data):
+            if run_id in given_up.get(id, ()):
+                lost.add(raw(digest))  # somebody gave this run up, knowingly
+            elif raw(digest) in self._present or "unpublished-" not in id:
+                self.expand(digest, f"{id} in the record of {run_id}")
+        self.live.difference_update(lost & set(found) - {raw(each) for each in self._expanded})
+
+    def _document(self, key: str, data: bytes) -> None:
+        """Any other object: what it names, and where that is an artifact's manifest, its files."""
+        for each in self._leaves(unwrapped(data)):
+            digest = Digest(f"sha256:{each.hex()}")
+            with self._store.open(digest) as source:
+                if source.read(len(_MANIFEST_BEGINS)) != _MANIFEST_BEGINS:
+                    continue
+            self.expand(digest, key)
+
+    def expand(self, digest: Digest, why: str) -> None:
+        """An artifact: its manifest, its tree, its files. Raises StoreError that says for whom it was needed."""
+        if digest in self._expanded:
+            return
+        try:
+            manifest = read_manifest(self._store, digest)
+            data = read_verified(self._store, manifest.tree)
+        except StoreError as error:
+            raise StoreError(
+                f"what {why} needs cannot be told: {error.message}",
+                hint="`mirage fsck` lists the damage; `mirage fsck --repair --from STORE` mends it from another store",
+            ) from error
+        self._expanded.add(digest)
+        self.live.update((raw(digest), raw(manifest.tree)))
+        self.live.update(bytes.fromhex(each.decode()) for each in _TREE_DIGEST.findall(data))
+
+
+def raw(digest: Digest) -> bytes:
+    """A digest in 32 bytes: there may be millions."""
+    return bytes.fromhex(digest[7:])
+
+
+def hexes(data: bytes) -> list[str]:
+    """Everything in a text that has the form of a digest."""
+    return [each.decode() for each in _HEX.findall(data)]
+
+
+def unwrapped(data: bytes) -> bytes:
+    """A Statement, also where it lies in a DSSE envelope (secure-systems-lab/dsse, envelope.md)."""
+    try:
+        item = json.loads(data)
+        if isinstance(item, dict) and isinstance(item.get("payload"), str) and "signatures" in item:
+            return base64.b64decode(item["payload"])
+    except (ValueError, RecursionError):
+        pass
+    return data
+
+
+def artifacts_of(data: bytes) -> list[tuple[str, Digest]]:
+    """The artifacts that a record names, inputs and outputs: id and digest. Raises StoreError where it is damaged."""
+    try:
+        item = json.loads(data)
+        found: list[tuple[str, Digest]] = []
+        for each in item["subject"]:
+            if each["name"].count(":") == 2:
+                found.append((str(parse_artifact(each["name"])), _sha256(each)))
+        for each in item["predicate"]["buildDefinition"]["resolvedDependencies"]:
+            if each["name"].startswith("input:"):
+                found.append((str(each["annotations"]["id"]), _sha256(each)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MirageError) as error:
+        raise StoreError(
+            f"a run's record is damaged: {error!r}",
+            hint="`mirage fsck` says which; restore it from another copy",
+        ) from error
+    return found
+
+
+def _sha256(item: dict[str, Any]) -> Digest:
+    return parse_digest("sha256:" + str(item["digest"]["sha256"]))
+
+
+def _pointer(key: str, data: bytes, store: Store) -> Digest:
+    try:
+        if len(data) > MAX_MANIFEST:
+            raise ValueError("too long")
+        return parse_digest(json.loads(data)["digest"])
+    except (ValueError, KeyError, TypeError, RecursionError, StoreError) as error:
+        raise StoreError(f"{key} in the store {store.location} is damaged: {error!r}") from error

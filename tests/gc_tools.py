@@ -1,0 +1,129 @@
+"""Writers, readers and collectors of one store, each a real process, for the tests of garbage collection."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifacts import tombstone, tree
+from orchestrator.artifacts.version import Manifest, Version, publish, read_verified, resolve, standing
+from orchestrator.errors import MirageError, StoreError
+from orchestrator.store.folder import FolderStore
+from orchestrator.store.sessions import StoreBusy, writing
+from orchestrator.upkeep.collect import Busy, collect
+from tests.store_tools import Heard
+
+POOL = 40
+KEEP = 3
+
+
+def open_store(root: Path) -> FolderStore:
+    return FolderStore.open_at(root)
+
+
+def text(number: int) -> bytes:
+    """One of the few contents that all writers use again and again: re-used garbage is the hard case."""
+    return b"content-%d" % number * 50
+
+
+def beside(action: Callable[..., Any], *words: Any) -> multiprocessing.process.BaseProcess:
+    """Start a process of its own."""
+    process = multiprocessing.get_context("fork").Process(target=_guarded, args=(action, words))
+    process.start()
+    return process
+
+
+def _guarded(action: Callable[..., Any], words: tuple[Any, ...]) -> None:
+    code = 1
+    try:
+        action(*words)
+        code = 0
+    except MirageError as error:
+        print(error, file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def write(root: Path, number: int, seconds: float, sessions: bool = True) -> None:
+    """Publish versions of a few files from the pool, slowly, and give up all but the newest three."""
+    store = open_store(root)
+    chance = random.Random(number)
+    mine: list[Any] = []
+    end = time.monotonic() + seconds
+    done = broken = 0
+    while time.monotonic() < end:
+        chosen = chance.sample(range(POOL), chance.randint(1, 6))
+        try:
+            if sessions:
+                with writing(store) as kept:
+                    made = _publish(kept, number, done, chosen, chance)
+            else:
+                made = _publish(store, number, done, chosen, chance)
+        except StoreBusy:
+            continue
+        done += 1
+        mine.append(made)
+        if len(mine) > KEEP:
+            old = mine.pop(0)
+            broken += not is_whole(store, old)
+            tombstone.bury(store, old.ref, old.digest, "old")
+    broken += sum(not is_whole(store, each) for each in mine)
+    (root.parent / f"writer-{number}").write_text(f"{done} {broken}")
+
+
+def is_whole(store: FolderStore, made: Version) -> bool:
+    """Whether everything that a version leads to is there, byte for byte."""
+    try:
+        for entry in tree.parse(read_verified(store, made.manifest.tree)):
+            if entry.digest is not None:
+                read_verified(store, entry.digest)
+        read_verified(store, made.digest)
+    except StoreError:
+        return False
+    return True
+
+
+def _publish(store: Any, number: int, done: int, chosen: list[int], chance: random.Random) -> Any:
+    entries = []
+    for each in chosen:
+        digest = store.put(text(each))
+        entries.append(tree.TreeEntry(f"f{each}", "f", False, len(text(each)), digest))
+        time.sleep(chance.random() * 0.01)
+    time.sleep(chance.random() * (0.02 if chance.random() < 0.9 else 0.4))
+    kept = store.put(tree.encode(entries))
+    size = sum(entry.size for entry in entries)
+    manifest = Manifest(
+        "dataset", f"writer{number}", "tree", None, kept, size, len(entries), f'{{"n":{done}}}'
+    )
+    return publish(store, manifest, f"exp{done:06}", None)
+
+
+def collect_often(root: Path, seconds: float, pause: float = 0.02) -> None:
+    """Collect again and again, everything that is not needed at this moment."""
+    store = open_store(root)
+    end = time.monotonic() + seconds
+    rounds = removed = rescued = 0
+    while time.monotonic() < end:
+        try:
+            done = collect(store, 0.0, Heard(), patience=30)
+            rounds, removed, rescued = rounds + 1, removed + done.removed, rescued + done.rescued
+        except Busy:
+            pass
+        time.sleep(pause)
+    (root.parent / "collector").write_text(f"{rounds} {removed} {rescued}")
+
+
+def check_whole(root: Path) -> int:
+    """Every version that stands has every byte; gives how many there are."""
+    store = open_store(root)
+    found = [resolve(store, str(ref)) for ref in standing(store)]
+    torn = [str(each.ref) for each in found if not is_whole(store, each)]
+    assert torn == []
+    return len(found)
