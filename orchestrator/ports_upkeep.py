@@ -43,8 +43,8 @@ class Upkeep(Protocol):
     def replace(self, key: str, data: bytes, *, durable: bool = False) -> None:
         """Write an object whether it exists or not, whole: a reader sees the old bytes or the new ones.
 
-        A reader who begins afterwards sees the new ones. ``durable``: also after a power cut. For `gc/` only:
-        everything else is created at most once.
+        A reader who begins afterwards sees the new ones. ``durable``: also after a power cut. For `gc/`,
+        and for a damaged object that is restored: everything else is created at most once.
         """
 
     def discard(self, key: str) -> None:

@@ -44,13 +44,13 @@ def whose() -> str:
 
 def history(store: Store, kind: str, name: str, alias: str) -> list[Move]:
     """Every move of an alias, oldest first. Raises StoreError where one is damaged."""
-    return [_move(store, key) for key in store.keys(f"alias/{kind}/{name}/{alias}/")]
+    return [read_move(store, key) for key in store.keys(f"alias/{kind}/{name}/{alias}/")]
 
 
 def current(store: Store, kind: str, name: str, alias: str) -> str | None:
     """The version that an alias means now, or None where there is no such alias."""
     keys = list(store.keys(f"alias/{kind}/{name}/{alias}/"))
-    return _move(store, keys[-1]).version if keys else None
+    return read_move(store, keys[-1]).version if keys else None
 
 
 def of_artifact(store: Store, kind: str, name: str) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _newest(store: Store, keys: Iterable[str]) -> dict[tuple[str, str], dict[str
             last[parts[1], parts[2], parts[3]] = key
     found: dict[tuple[str, str], dict[str, str]] = {}
     for (kind, name, alias), key in last.items():
-        version = _move(store, key).version
+        version = read_move(store, key).version
         if version is not None:
             found.setdefault((kind, name), {})[alias] = version
     return found
@@ -87,7 +87,7 @@ def point(store: Store, ref: ArtifactRef, alias: str, *, reason: str = "", away:
     version = None if away else ref.version
     while True:
         moves = list(store.keys(f"alias/{ref.kind}/{ref.name}/{alias}/"))
-        last = _move(store, moves[-1]) if moves else Move(0, None, "", "", "")
+        last = read_move(store, moves[-1]) if moves else Move(0, None, "", "", "")
         if last.version == version:
             return last
         made = Move(last.number + 1, version, whose(), timestamp(int(time.time())), reason)
@@ -116,7 +116,8 @@ def check(store: Store, ref: ArtifactRef, alias: str) -> None:
         )
 
 
-def _move(store: Store, key: str) -> Move:
+def read_move(store: Store, key: str) -> Move:
+    """One move as it lies in the store. Raises StoreError where it is damaged."""
     try:
         item = json.loads(store.read(key) or b"")
         number = int(key.rpartition("/")[2].removesuffix(".json"))

@@ -154,3 +154,54 @@ def _free(place: Workplace, images: list[Image], layers: list[tuple[Digest, int]
             place.reporter.warn(f"{image.name} stays: {error.message}")
     removed = FolderStore.open_at(cache_folder()).remove(digest for digest, _ in layers) if layers else 0
     return gone, removed
+
+
+@click.command(context_settings=_HELP)
+@click.option("--repair", is_flag=True, help="Mend what can be mended.")
+@click.option(
+    "--from", "copies", multiple=True, metavar="STORE", help="Another store that may have what is missing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def fsck(repair: bool, copies: tuple[str, ...], as_json: bool) -> int:
+    """Hash every blob of the store, look for everything that is named, and say whose is missing or damaged.
+
+    The exit code is 0 where all is well or was mended, 9 where something is wrong, 7 where it could not be mended.
+    """
+    from orchestrator.image.library import cache_folder
+    from orchestrator.store.folder import FolderStore
+    from orchestrator.store.opening import open_store
+    from orchestrator.upkeep.fsck import Check
+
+    if copies and not repair:
+        raise ConfigError("--from goes with --repair", hint="add --repair")
+    place = Workplace.here()
+    others = [open_store(text, place.project.folder) for text in copies]
+    report = Check(place.store, place.reporter).run(
+        repair=repair, copies=[*others, FolderStore.open_at(cache_folder())]
+    )
+    if as_json:
+        print_json(
+            {
+                "blobs": report.blobs,
+                "bytes": report.bytes,
+                "findings": [
+                    {
+                        "state": each.state,
+                        "what": each.what,
+                        "owners": list(each.owners),
+                        "mended": each.mended or None,
+                    }
+                    for each in report.findings
+                ],
+            }
+        )
+    else:
+        for each in report.findings:
+            print(f"{'mended' if each.mended else each.state:<8} {each.told()}")
+        state = f"{len(report.open)} finding(s)" if report.open else "all is well"
+        print(f"{state}: {report.blobs} blobs, {readable_size(report.bytes)} hashed")
+    if not report.open:
+        return 0
+    if repair:
+        print("what is left needs another copy: --from STORE, or publish it again", file=sys.stderr)
+    return 7 if repair else 9

@@ -36,6 +36,7 @@ _COMMANDS = {
     "image": ("images", "image", "Build the image of a config without running it."),
     "recover": ("upkeep", "recover", "Adopt or reap what a dead process left."),
     "gc": ("collecting", "gc", "Remove from the store what nothing needs."),
+    "fsck": ("collecting", "fsck", "Check every byte of the store, and mend it."),
     "doctor": ("upkeep", "doctor", "Check engine, store, disk and leftovers."),
 }
 

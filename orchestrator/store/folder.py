@@ -336,6 +336,14 @@ class FolderStore:
         """Remove blobs; missing is fine."""
         return folder_upkeep.remove(self, self._blobs, digests)
 
+    def loose(self) -> Iterator[Digest]:
+        """Blobs that can be written to, or were touched."""
+        return folder_upkeep.loose(self._blobs)
+
+    def tighten(self, digest: Digest) -> bool:
+        """Make a blob that was seen to be whole read-only again."""
+        return folder_upkeep.tighten(self._blob(digest))
+
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
         """Keys with the seconds since each was written."""
         return folder_upkeep.ages(self, ((key, self._key_path(key)) for key in self.keys(prefix)))

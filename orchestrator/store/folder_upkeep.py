@@ -12,7 +12,7 @@ from orchestrator.digest import Digest, hex_of, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
 from orchestrator.store.disk import sync, told, write_all
-from orchestrator.store.staging import Place, staged_name
+from orchestrator.store.staging import BLOB_MTIME, Place, seal, staged_name
 
 
 def now(place: Place) -> float:
@@ -109,3 +109,29 @@ def sweep(place: Place, older_than: float, pretend: bool) -> tuple[int, int]:
                         os.unlink(item.path)
                     count, size = count + 1, size + status.st_size
     return count, size
+
+
+def loose(top: str) -> Iterator[Digest]:
+    """Blobs that can be written to, or whose time stamp is not the one that ours have."""
+    for folder in sorted(os.listdir(top)):
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{top}/{folder}") as items:
+            for item in items:
+                with suppress(FileNotFoundError, StoreError):
+                    status = item.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and (
+                        stat.S_IMODE(status.st_mode) != 0o444 or status.st_mtime_ns != BLOB_MTIME * 10**9
+                    ):
+                        yield parse_digest(f"sha256:{item.name}")
+
+
+def tighten(path: str) -> bool:
+    """Give a blob that was seen to be whole its mode and time stamp again."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            seal(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,263 @@
+"""Checking a store: every blob hashed, everything that is named looked for; and mending it from another copy.
+
+What is wrong is told by whom it is needed (an artifact's file, a run's log), not by its digest alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from orchestrator.artifacts import alias, tombstone, tree
+from orchestrator.artifacts.version import every, read_manifest, read_verified
+from orchestrator.digest import CHUNK, Digest, of_file, parse_digest
+from orchestrator.errors import MirageError, StoreError
+from orchestrator.ports import Reporter, Store
+from orchestrator.store.folder import FolderStore
+from orchestrator.upkeep.reach import artifacts_of, unwrapped
+
+MISSING, DAMAGED, MODE, STALE = "missing", "damaged", "mode", "stale"
+# What a dead writer left is stale after a week, as when a store is opened.
+STALE_AFTER = 7 * 24 * 3600.0
+_OWNERS = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: ``what`` is a digest or a key, ``owners`` who needs it (none: nobody)."""
+
+    state: str
+    what: str
+    owners: tuple[str, ...] = ()
+    mended: str = ""  # how, where it was
+
+    def told(self) -> str:
+        """In words."""
+        who = "; ".join(self.owners) if self.owners else "nothing names it"
+        return f"{self.what}  {who}" + (f"  ({self.mended})" if self.mended else "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, and how much was looked at."""
+
+    findings: tuple[Finding, ...]
+    blobs: int
+    bytes: int
+
+    @property
+    def open(self) -> list[Finding]:
+        """What is still wrong."""
+        return [each for each in self.findings if not each.mended]
+
+
+class Check:
+    """One look at a store; hashes are remembered, so that a second look costs only what was mended."""
+
+    def __init__(self, store: Store, reporter: Reporter) -> None:
+        self._store = store
+        self._reporter = reporter
+        self._damaged: set[Digest] = set()
+        self._there: dict[Digest, int] = {}
+        self._findings: dict[tuple[str, str], Finding] = {}
+
+    def run(self, *, repair: bool = False, copies: Sequence[Store] = ()) -> Report:
+        """Look at everything; with ``repair`` mend what can be mended, from ``copies`` where bytes are missing."""
+        self._hash_all()
+        mended: dict[tuple[str, str], Finding] = {}
+        while True:
+            self._findings = {}
+            for digest in self._damaged:
+                self._find(DAMAGED, digest, None)
+            self._walk()
+            self._folder_only()
+            fresh = [each for key, each in self._findings.items() if key not in mended] if repair else []
+            done = {(each.state, each.what): how for each in fresh if (how := self._mend(each, copies))}
+            for key, how in done.items():
+                mended[key] = replace(self._findings[key], mended=how)
+            if not done:  # a mended tree may name what could not be seen before
+                break
+        found = {**{key: each for key, each in self._findings.items() if key not in mended}, **mended}
+        order = sorted(
+            found.values(), key=lambda each: (bool(each.mended), each.state, each.owners, each.what)
+        )
+        return Report(tuple(order), len(self._there), sum(self._there.values()))
+
+    def _hash_all(self) -> None:
+        held = list(self._store.blobs())
+        self._there = {each.digest: each.size for each in held}
+        done = size = 0
+        with ThreadPoolExecutor(2) as pool:
+            for each, whole in zip(held, pool.map(self._whole, (each.digest for each in held)), strict=True):
+                if not whole:
+                    self._damaged.add(each.digest)
+                done, size = done + 1, size + each.size
+                if done % 500 == 0:
+                    self._reporter.detail(f"{done} of {len(held)} blobs, {size >> 20} MiB")
+
+    def _whole(self, digest: Digest) -> bool:
+        try:
+            with self._store.open(digest) as source:
+                return of_file(source) == digest
+        except (OSError, StoreError):
+            return False
+
+    def _find(self, state: str, what: str, owner: str | None) -> None:
+        known = self._findings.get((state, what), Finding(state, what))
+        if owner is not None and len(known.owners) < _OWNERS and owner not in known.owners:
+            known = replace(known, owners=(*known.owners, owner))
+        self._findings[state, what] = known
+
+    def _need(self, digest: Digest, owner: str) -> bool:
+        """Note who needs a blob; gives whether it is there and whole."""
+        if digest in self._damaged:
+            self._find(DAMAGED, digest, owner)
+            return False
+        if digest not in self._there:
+            self._find(MISSING, digest, owner)
+            return False
+        return True
+
+    def _walk(self) -> None:
+        gone = set(tombstone.every(self._store))
+        given_up: dict[str, tuple[str, ...]] = {}
+        for ref in sorted(gone):
+            with self._reading(tombstone.key_of(ref), f"that {ref} was removed"):
+                stone = tombstone.find(self._store, ref)
+                given_up[str(ref)] = () if stone is None else stone.given_up
+        for ref in every(self._store):
+            key = f"refs/{ref.kind}/{ref.name}/{ref.version}.json"
+            with self._reading(key, f"the version {ref}"):
+                digest = parse_digest(json.loads(self._store.read(key) or b"")["digest"])
+                if ref not in gone:
+                    self._artifact(digest, str(ref))
+        for key in self._store.keys("alias/"):
+            parts = key.split("/")
+            with self._reading(key, f"a move of the alias {':'.join(parts[1:4])}"):
+                alias.read_move(self._store, key)
+        for key in self._store.keys("runs/"):
+            if key.endswith("/record.json"):
+                self._record(key, given_up)
+        for key in self._store.keys("keys/"):
+            if "/results/" in key:
+                with self._reading(key, f"what a key led to ({key.split('/')[1]})"):
+                    json.loads(self._store.read(key) or b"")
+
+    def _record(self, key: str, given_up: dict[str, tuple[str, ...]]) -> None:
+        run_id = key.split("/")[-2]
+        with self._reading(key, f"the record of run {run_id}"):
+            data = unwrapped(self._store.read(key) or b"")
+            artifacts = artifacts_of(data)
+            item = json.loads(data)
+            for id, digest in artifacts:
+                if run_id not in given_up.get(id, ()):
+                    self._artifact(digest, f"{id} of run {run_id}")
+            details = item["predicate"]["runDetails"]
+            for each in (item["subject"][0], *details["byproducts"]):
+                self._need(
+                    parse_digest(f"sha256:{each['digest']['sha256']}"), f"{each['name']} of run {run_id}"
+                )
+            for each in item["predicate"]["buildDefinition"]["resolvedDependencies"]:
+                if each["name"] == "config":
+                    self._need(
+                        parse_digest(f"sha256:{each['digest']['sha256']}"), f"the config of run {run_id}"
+                    )
+                if each["name"] == "image":
+                    for number, layer in enumerate(each["annotations"]["diffIds"]):
+                        self._need(parse_digest(layer), f"layer {number} of the image of run {run_id}")
+
+    def _artifact(self, digest: Digest, owner: str) -> None:
+        if not self._need(digest, f"{owner} (manifest)"):
+            return
+        try:
+            manifest = read_manifest(self._store, digest)
+            if self._need(manifest.tree, f"{owner} (tree)"):
+                for entry in tree.parse(read_verified(self._store, manifest.tree)):
+                    if entry.digest is not None:
+                        self._need(entry.digest, f"{owner} {entry.path}")
+        except StoreError as error:
+            self._find(DAMAGED, digest, f"{owner}: {error.message}")
+
+    def _reading(self, key: str, owner: str) -> _Reading:
+        return _Reading(lambda error: self._find(DAMAGED, key, f"{owner}: {error}"))
+
+    def _folder_only(self) -> None:
+        if isinstance(self._store, FolderStore):
+            for digest in self._store.loose():
+                if digest not in self._damaged:
+                    self._find(MODE, digest, "it can be written to, or was touched: its bytes are whole")
+        count, size = self._store.sweep(STALE_AFTER, pretend=True)
+        if count:
+            self._find(STALE, "staging/", f"{count} file(s) of dead writers, {size} bytes")
+
+    def _mend(self, finding: Finding, copies: Sequence[Store]) -> str:
+        """Mend one thing; gives how, or nothing where it cannot be."""
+        if finding.state == STALE:
+            self._store.sweep(STALE_AFTER, pretend=False)
+            return "removed"
+        if finding.state == MODE and isinstance(self._store, FolderStore):
+            return "made read-only" if self._store.tighten(Digest(finding.what)) else ""
+        if not finding.what.startswith("sha256:"):
+            return self._mend_object(finding.what, copies)
+        digest = Digest(finding.what)
+        for copy in copies:
+            with suppress(StoreError):
+                with copy.open(digest) as source:
+                    if of_file(source) != digest:
+                        continue
+                self._store.remove([digest])  # only now: what is damaged may be all that there is
+                with copy.open(digest) as source, self._store.writer() as writer:
+                    while piece := source.read(CHUNK):
+                        writer.write(piece)
+                    made, size = writer.commit()
+                if made == digest:
+                    self._damaged.discard(digest)
+                    self._there[digest] = size
+                    return f"restored from {copy.location}"
+        if finding.state == DAMAGED and not finding.owners:
+            self._store.remove([digest])
+            self._damaged.discard(digest)
+            self._there.pop(digest, None)
+            return "removed: nothing names it"
+        return ""
+
+    def _mend_object(self, key: str, copies: Sequence[Store]) -> str:
+        for copy in copies:
+            with suppress(StoreError):
+                data = copy.read(key)
+                if data and data != self._store.read(key) and _is_json(data):
+                    self._store.replace(key, data, durable=True)
+                    return f"restored from {copy.location}"
+        return ""
+
+
+class _Reading:
+    """A block that reads one object: whatever is wrong in it is a finding, and no more."""
+
+    def __init__(self, found: Callable[[str], None]) -> None:
+        self._found = found
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, MirageError):
+            self._found(error.message)
+            return True
+        if isinstance(
+            error, ValueError | KeyError | TypeError | AttributeError | IndexError | RecursionError
+        ):
+            self._found(f"unreadable: {error!r}")
+            return True
+        return False
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
