@@ -39,12 +39,13 @@ def _check(store: FolderStore, *, repair: bool = False, copy: bool = False) -> R
 
 
 def _overwrite(path: Path, data: bytes) -> None:
-    """As a disk does it: other bytes, the same size, mode and time."""
+    """As a disk does it: other bytes, the same mode and time. In a file of its own: layers are links into the cache."""
     stamp = path.stat()
-    path.chmod(0o644)
-    path.write_bytes(data)
-    path.chmod(0o444)
-    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    other = path.with_name("planted")
+    other.write_bytes(data)
+    other.chmod(0o444)
+    os.utime(other, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    other.replace(path)
 
 
 def _rot(root: Path, digest: Digest) -> None:
