@@ -16,7 +16,7 @@ demo: venv tools  ## run the example: data, two experiments, and which was best
 	@$(ENGINE) exec -- $(IN_VENV) bash examples/digits/demo.sh
 
 test: lint test-tools  ## lint, then all tests, against a real engine
-	@$(ENGINE) exec -- $(IN_VENV) pytest
+	@$(ENGINE) exec -- $(IN_VENV) pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: venv  ## ruff and mypy
 	@$(IN_VENV) ruff check --quiet .
