@@ -33,6 +33,7 @@ from orchestrator.reference import RunId
 from orchestrator.setting_values import Unfit
 from orchestrator.settings import Layer, ProjectSettings
 from orchestrator.store.folder import FolderStore
+from orchestrator.trust.chain import Link
 
 TOP = Path(__file__).resolve().parent.parent
 DOCS = sorted([TOP / "README.md", TOP / "CHANGELOG.md", *(TOP / "docs").rglob("*.md")])
@@ -304,7 +305,13 @@ def a_result() -> Result:
 def a_record(run_json: Digest) -> bytes:
     plan = a_plan()
     return provenance.statement(
-        RUN_ID, plan.definition(), plan.builder(), cast("Json", hardware.describe()), a_result(), run_json
+        RUN_ID,
+        plan.definition(),
+        plan.builder(),
+        cast("Json", hardware.describe()),
+        a_result(),
+        run_json,
+        Link("l", 0, None).to_json(),
     )
 
 

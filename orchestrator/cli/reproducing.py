@@ -72,6 +72,7 @@ def tolerance_of(rtol: float, atol: float, ignore: tuple[str, ...]) -> Tolerance
 def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool, repeat: int) -> Outcome:
     """Make a run again ``repeat`` times and judge it. Raises CannotVerify where it cannot be made."""
     services = place.services()
+    services.notary.ready()
     record = Record(row.run_id, row.record)
     first = reproduction.original(services, record)
     found = reproduction.find_image(services, record, anew=rebuild)
@@ -96,8 +97,7 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool
         image=image,
         tolerance=tolerance,
     )
-    data = verdicts.statement(first, runs, told)
-    _, digest = verdicts.keep(place.store, record, runs[-1].record, data)
+    _, digest = verdicts.keep(services.notary, first, runs, told)
     marks.add(place.store, record.run_id, "verdict", [told.summary])
     return Outcome(record.run_id, tuple(run.record.run_id for run in runs), told, digest)
 

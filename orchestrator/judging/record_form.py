@@ -170,6 +170,7 @@ _CPU = {
     "flags_sha256": text("[0-9a-f]{64}", "64 hex digits"),
     "cores": optional(WHOLE),
 }
+CHAIN = fields({"log": text("[0-9a-f]{64}", "64 hex digits"), "seq": WHOLE, "prev": optional(DIGEST)})
 _BUILDER = fields(
     {
         "id": text(r"https://mirage\.flow/builders/[a-z-]+/v1", "a builder's id"),
@@ -224,7 +225,9 @@ RECORD: Form = fields(
                                 "cpu": fields(_CPU),
                             }
                         ),
-                    }
+                        "mirage_chain": CHAIN,
+                    },
+                    absent=("mirage_chain",),  # of records from before there was a log
                 ),
             }
         ),
