@@ -1,7 +1,7 @@
 """The store's log: one entry for each record and verdict, each with the digest of the one before; created once each.
 
 `log/<ten digits>.json`, made by create-if-absent, which is all that a store promises: who loses takes the next number.
-Tuples and no dataclasses: every run loads this. Nothing here signs; a signed record holds the digest of the entry before it, and so everything before that.
+Nothing here signs; a signed record holds the digest of the entry before it, and so everything before that.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _LONGEST_WAIT = 0.05  # seconds after a lost number
 _PATIENCE = 10_000  # lost numbers after which something else is wrong
 
 
+# Tuples and no dataclasses: every run loads this module, and they take half the time.
 class Link(NamedTuple):
     """A place in a log: ``log`` is the sha256 of its origin, ``prev`` the digest of the entry before; None for the first."""
 

@@ -81,6 +81,18 @@ class Trust:
                 bad = Signed(BAD, signature.keyid)
         return bad or Signed(UNKNOWN, envelope.signatures[0].keyid)
 
+    def told(self, envelope: Envelope, builder: str) -> tuple[str, str]:
+        """A signature's state and who signed, in words for people; `bad` also where the key may not for this builder."""
+        found = self.check(envelope)
+        if found.by is None:
+            words = {BAD: "not by", UNKNOWN: "by a key that is not trusted here,", UNSIGNED: "nobody"}[
+                found.state
+            ]
+            return found.state, f"{words} {found.keyid}" if found.keyid else words
+        if not found.by.allows(builder):
+            return BAD, f"by {found.by.name}, who may not sign for {builder}"
+        return GOOD, f"by {found.by.name} ({found.keyid})"
+
     def name_of(self, keyid: str | None) -> str | None:
         """The name of a trusted key by its fingerprint."""
         return next((each.name for each in self.keys if each.key.keyid == keyid), None)
