@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from orchestrator.judging.record import Record
 from orchestrator.judging.verify import Finding, exit_code, verify
 from orchestrator.reference import RunId
 from orchestrator.store.folder import FolderStore
+from tests.mutation_tools import changed, leaves
 from tests.run_tools import Project, git
 
 WORKFLOW = """
@@ -68,45 +67,6 @@ class Sealed:
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
     return Sealed(tmp_path_factory.mktemp("repository"))
-
-
-def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from leaves(item, (*path, key))
-    elif isinstance(value, list) and value:
-        for at, item in enumerate(value):
-            yield from leaves(item, (*path, at))
-    else:
-        yield path
-
-
-def changed(record: Any, path: tuple[str | int, ...], change: str) -> Any:
-    """The record with one value changed, taken away, or with a companion that nobody knows."""
-    made = copy.deepcopy(record)
-    place = made
-    for part in path[:-1]:
-        place = place[part]
-    last = path[-1]
-    if change == "remove":
-        del place[last]
-    elif change == "add":
-        place.update({"another": 1}) if isinstance(place, dict) else place.append("another")
-    else:
-        place[last] = other(place[last])
-    return made
-
-
-def other(value: Any) -> Any:
-    """A value of the same type, as near as can be, so that a look at types alone does not find it."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
-    if isinstance(value, str) and value:
-        swapped = {"0": "1", "1": "0", "a": "b", "e": "f"}.get(value[-1], "a" if value[-1] != "a" else "b")
-        return value[:-1] + swapped
-    return {"": "x", None: "x"}.get(value, 5) if not isinstance(value, dict | list) else [value]
 
 
 def wrong(found: list[Finding]) -> list[Finding]:
