@@ -54,6 +54,7 @@ def builder(executor: str, engine: EngineInfo) -> Json:
             "kernel": engine.kernel,
             "cgroup": engine.cgroup_version,
             "storage": engine.storage_driver,
+            "image-store": engine.image_store,
         },
     }
 

@@ -241,6 +241,71 @@ def test_a_lost_image_is_built_again_from_the_commit(
     assert json.loads(there.mirage("verify", made, "--json", env=env))["verdict"] == "ok"
 
 
+def test_a_project_with_submodules_is_built_again_from_their_clones(tmp_path: Path) -> None:
+    """One beside the project's folder, one in it with another inside; the commit is not the one that is checked out."""
+
+    def add(top: Path, source: Project, path: str) -> None:
+        git(
+            top,
+            "-c",
+            "protocol.file.allow=always",
+            "submodule",
+            "--quiet",
+            "add",
+            f"file://{source.root}",
+            path,
+        )
+
+    inner = Project(tmp_path / "inner", files={"inside.py": "VALUE = 1\n"})
+    middle = Project(tmp_path / "middle", files={"half.py": "VALUE = 2\n"})
+    add(middle.root, inner, "inner")
+    middle.commit()
+    there = Project(
+        tmp_path / "repository", STEADY, below="deep", files={"configs/a.yaml": "experiment: {version: a}\n"}
+    )
+    add(there.root, middle, "deep/libs/middle")
+    add(there.root, inner, "elsewhere")
+    git(
+        there.root,
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "--quiet",
+        "update",
+        "--init",
+        "--recursive",
+    )
+    there.commit()
+    made = there.run()
+    names = {
+        item["name"]: item["digest"]["gitCommit"]
+        for item in there.record(made["run_id"])["predicate"]["buildDefinition"]["resolvedDependencies"]
+        if item["name"].startswith("submodule:")
+    }
+    assert names == {
+        "submodule:libs/middle": git(middle.root, "rev-parse", "HEAD"),
+        "submodule:libs/middle/inner": git(inner.root, "rev-parse", "HEAD"),
+    }
+    assert there.asked("verify", made["run_id"])["verdict"] == "ok"
+    there.write("libs/later.txt", "later\n")
+    there.commit()
+    shutil.rmtree(there.store / "keys" / "image")
+    remove_image(made)
+    found = again(there, made["run_id"], env={"MIRAGE_CACHE": str(tmp_path / "cache")})
+    assert (found["verdict"], found["image"]["origin"], found["image"]["equal"]) == (
+        "IDENTICAL",
+        "rebuilt",
+        True,
+    )
+    assert there.asked("verify", found["runs"][0])["verdict"] == "ok"
+    remove_image(made)
+    shutil.rmtree(there.root / ".git" / "modules" / "deep" / "libs" / "middle" / "modules")
+    shutil.rmtree(there.folder / "libs" / "middle" / "inner")
+    shutil.rmtree(there.store / "keys" / "image")
+    err = there.refused("reproduce", made["run_id"], program="mirage", code=10)
+    assert "the submodule inner is not here at its commit" in err and "git submodule update" in err
+
+
 @pytest.mark.parametrize(
     ("what", "place", "source"),
     [

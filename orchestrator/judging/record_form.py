@@ -112,6 +112,8 @@ _BYPRODUCTS: dict[str, Form] = {
     "metrics.jsonl": _dependency(SHA256, {"unreadable": WHOLE}, uri=False),
     "events.jsonl": _dependency(SHA256, None, uri=False),
     "environment.json": _dependency(SHA256, None, uri=False),
+    # of what is installed: no run writes one yet, and a record that names one is well-formed
+    "sbom.cdx.json": _dependency(SHA256, None, uri=False),
 }
 
 
@@ -223,7 +225,15 @@ RECORD: Form = fields(
                                 "kernel": NAME,
                                 "memory": optional(WHOLE),
                                 "cpu": fields(_CPU),
-                            }
+                                "limits": fields({"cpus": optional(number()), "memory": optional(WHOLE)}),
+                                "gpu_driver": optional(NAME),
+                                "gpus": many(fields(dict.fromkeys(("model", "vbios", "uuid_sha256"), WORDS))),
+                            },
+                            absent=(
+                                "limits",
+                                "gpu_driver",
+                                "gpus",
+                            ),  # of records from before they were looked at
                         ),
                         "mirage_chain": CHAIN,
                     },
