@@ -94,6 +94,7 @@ class ProjectSettings:
     run: RunSettings = field(default_factory=RunSettings)
     build: BuildSettings = field(default_factory=BuildSettings)
     sign: SignSettings = field(default_factory=SignSettings)
+    tolerance: tuple[tuple[str, values.Slack], ...] = _read_by(values.tolerance, (), merge=True)
 
 
 class Layer(NamedTuple):

@@ -228,7 +228,7 @@ def test_a_setting_has_the_default_and_takes_the_words_that_the_page_says(key: s
 
 def other(key: str) -> ProjectSettings:
     """The defaults, but for one setting that holds what no default is; merged ones cannot be taken back."""
-    if key == "run.env":
+    if key in ("run.env", "tolerance"):
         return ProjectSettings()
     outer, _, inner = key.rpartition(".")
     if not outer:

@@ -77,17 +77,23 @@ def _engine(place: Workplace) -> Engine | None:
     help="Run it N times, and compare these too.",
 )
 @click.option(
-    "--rtol", type=click.FloatRange(min=0), default=0.0, metavar="X", help="Relative tolerance of numbers."
+    "--rtol", type=click.FloatRange(min=0), metavar="X", help="Relative tolerance of numbers, of everything."
 )
 @click.option(
-    "--atol", type=click.FloatRange(min=0), default=0.0, metavar="X", help="Absolute tolerance of numbers."
+    "--atol", type=click.FloatRange(min=0), metavar="X", help="Absolute tolerance of numbers, of everything."
 )
 @click.option(
     "--ignore", multiple=True, metavar="REGEX", help="Leave out what matches in text, and JSON paths."
 )
 @_JSON
 def reproduce(
-    run_id: str, rebuild: bool, repeat: int, rtol: float, atol: float, ignore: tuple[str, ...], as_json: bool
+    run_id: str,
+    rebuild: bool,
+    repeat: int,
+    rtol: float | None,
+    atol: float | None,
+    ignore: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Make a run again from its record and the store, and judge it output by output.
 
@@ -97,7 +103,7 @@ def reproduce(
     """
     from orchestrator.cli import reproducing
 
-    tolerance = reproducing.tolerance_of(rtol, atol, ignore)
+    tolerance = reproducing.tolerances_of(rtol, atol, ignore)
     place = Workplace.here()
     outcome = reproducing.reproduce(
         place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.catalog import marks
-from orchestrator.compare.difference import ALIKE, Tolerance
+from orchestrator.compare.difference import ALIKE
+from orchestrator.compare.tolerances import Tolerances, recorded
 from orchestrator.errors import ConfigError
 from orchestrator.judging import judgement, sources, verdicts
 from orchestrator.judging import reproduce as reproduction
@@ -59,22 +60,26 @@ class Outcome:
         }
 
 
-def tolerance_of(rtol: float, atol: float, ignore: tuple[str, ...]) -> Tolerance:
-    """The tolerance of the options. Raises ConfigError for a pattern that is none."""
+def tolerances_of(rtol: float | None, atol: float | None, ignore: tuple[str, ...]) -> Tolerances:
+    """What the options allow. Raises ConfigError for a pattern that is none."""
     for text in ignore:
         try:
             re.compile(text)
         except re.error as error:
             raise ConfigError(f"--ignore {text!r} is no regular expression: {error}") from error
-    return Tolerance(rtol, atol, ignore)
+    return Tolerances((), rtol, atol, ignore)
 
 
-def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool, repeat: int) -> Outcome:
-    """Make a run again ``repeat`` times and judge it. Raises CannotVerify where it cannot be made."""
+def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: bool, repeat: int) -> Outcome:
+    """Make a run again ``repeat`` times and judge it, within the recorded tolerances and those of the command line.
+
+    Raises CannotVerify where it cannot be made.
+    """
     services = place.services()
     services.notary.ready()
     record = Record(row.run_id, row.record)
     first = reproduction.original(services, record)
+    tolerance = replace(tolerance, committed=recorded(record.external))
     found = reproduction.find_image(services, record, anew=rebuild)
     wanted = wanted_image(record)
     runs = [reproduction.again(services, first, found) for _ in range(repeat)]
@@ -102,8 +107,8 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool
     return Outcome(record.run_id, tuple(run.record.run_id for run in runs), told, digest)
 
 
-def _judge(place: Workplace, first: Made, runs: list[Made], tolerance: Tolerance) -> list[Verdict]:
+def _judge(place: Workplace, first: Made, runs: list[Made], tolerance: Tolerances) -> list[Verdict]:
     against_first = [judgement.judge(place.store, first, run, tolerance) for run in runs]
-    exact = Tolerance()
+    exact = Tolerances()
     itself = [judgement.judge(place.store, runs[0], run, exact) for run in runs[1:]]
     return judgement.varying(judgement.worst(against_first), itself)

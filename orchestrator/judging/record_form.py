@@ -67,7 +67,9 @@ _EXTERNAL = fields(
         "secretNames": many(NAME),
         "gpus": many(NAME),
         "inputs": many(NAME),
-    }
+        "tolerance": pairs(fields({"rtol": number(), "atol": number(), "ignore": many(WORDS)})),
+    },
+    absent=("tolerance",),  # of records from before it was kept
 )
 _INTERNAL = fields(
     {

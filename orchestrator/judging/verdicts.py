@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
-from orchestrator.compare.difference import ALIKE, IDENTICAL, WITHIN, Tolerance
+from orchestrator.compare.difference import ALIKE, IDENTICAL, WITHIN
+from orchestrator.compare.tolerances import Tolerances
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import StoreError
 from orchestrator.judging.judgement import Made, Verdict
@@ -33,7 +34,7 @@ class Judgement:
     first: Verdict | None
     sources: tuple[str, ...]
     image: dict[str, Json]
-    tolerance: Tolerance
+    tolerance: Tolerances
 
 
 def summary_of(verdicts: list[Verdict], *, failed: bool) -> str:
@@ -77,6 +78,7 @@ def statement(original: Made, runs: list[Made], judged: Judgement, chain: dict[s
                     "rtol": judged.tolerance.rtol,
                     "atol": judged.tolerance.atol,
                     "ignore": list(judged.tolerance.ignore),
+                    "tolerance": judged.tolerance.to_json(),
                 },
                 "mirage_chain": chain,
             },
