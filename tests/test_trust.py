@@ -22,13 +22,15 @@ from orchestrator.errors import ConfigError
 from orchestrator.reference import RunId
 from orchestrator.store.folder import FolderStore
 from orchestrator.trust import checkpoint, chosen, dsse, keys, trusted
-from orchestrator.trust.chain import Head, Link, Log, entry_key, log_id, origin_of
+from orchestrator.trust.chain import Head, Log, entry_key, log_id, origin_of
 from orchestrator.trust.dsse import Envelope, Signature, pae
 from orchestrator.trust.keys import PublicKey, Signer
 from orchestrator.trust.notary import Notary
 from orchestrator.trust.trusted import Trust, TrustedKey
 from orchestrator.trust.walk import walk
 from tests.record_tools import run_id
+from tests.seal_sweep import SealSweep
+from tests.trust_tools import statement
 
 ROOT = Path(__file__).resolve().parent.parent
 PAYLOAD = b'{"_type":"https://in-toto.io/Statement/v1"}'
@@ -309,12 +311,6 @@ def record_of(number: int) -> tuple[RunId, str]:
     return run, provenance.record_key(run)
 
 
-def statement(run: RunId, link: Link) -> bytes:
-    return canonical.encode(
-        {"_type": "x", "predicate": {"runDetails": {"run": run, "mirage_chain": link.to_json()}}}
-    )
-
-
 def sealed(
     store: FolderStore, number: int, memory: Path | None = None, signer: Signer | None = None
 ) -> RunId:
@@ -434,6 +430,17 @@ def test_the_next_writer_completes_what_a_lost_machine_had_sealed(store: FolderS
     assert (store.read(provenance.record_key(lost)) or b"") and json.loads(store.read(entry_key(0)) or b"")[
         "prev"
     ] is None
+
+
+def test_a_seal_killed_at_its_names_and_syncs_is_sealed_once(tmp_path: Path) -> None:
+    swept = SealSweep(tmp_path).over(("link", "rename", "fsync"), "signal=KILL")
+    assert swept.killed == swept.faults > 8
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+def test_a_seal_that_a_disk_refuses_is_sealed_once(tmp_path: Path, error: str) -> None:
+    swept = SealSweep(tmp_path).over(("link", "fsync"), f"error={error}")
+    assert swept.refused > 3 and swept.refused + swept.survived == swept.faults
 
 
 @pytest.fixture

@@ -170,7 +170,11 @@ def blob(project: Project, digest: str) -> Path:
 def told(project: Project, run_id: str, code: int) -> set[tuple[str, str]]:
     found = json.loads(project.mirage("verify", run_id, "--json", code=code))
     assert found["verdict"] == {9: "mismatch", 10: "missing"}[code]
-    return {(f["check"], f["state"]) for f in found["findings"] if f["state"] not in ("ok", "unsigned")}
+    return {
+        (f["check"], f["state"])
+        for f in found["findings"]
+        if f["state"] not in ("ok", "unsigned", "unchained")
+    }
 
 
 @pytest.mark.parametrize(
@@ -257,6 +261,22 @@ def test_a_commit_that_is_not_here_cannot_be_verified(sealed: Sealed, copied: Pr
     shutil.rmtree(copied.root / ".git")
     git(copied.root, "init", "-q")
     assert told(copied, sealed.run_id, 10) == {("source", "missing")}
+
+
+def test_a_record_from_before_there_was_a_log_passes_where_there_is_none(
+    sealed: Sealed, copied: Project
+) -> None:
+    record = json.loads(canonical.encode(sealed.record))
+    del record["predicate"]["runDetails"]["mirage_chain"]
+    data = canonical.encode(record)
+    FolderStore(copied.store).put(data)
+    path = copied.store / "runs" / f"{sealed.run_id[:4]}-{sealed.run_id[4:6]}" / sealed.run_id / "record.json"
+    path.unlink()
+    path.write_bytes(data)
+    assert told(copied, sealed.run_id, 9) == {("chain", "mismatch")}, "the log knows that it had a place"
+    shutil.rmtree(copied.store / "log")
+    found = json.loads(copied.mirage("verify", sealed.run_id, "--json"))
+    assert {f["state"] for f in found["findings"] if f["check"] == "chain"} == {"unchained"}
 
 
 def test_a_verdict_about_another_record_is_named(sealed: Sealed, copied: Project) -> None:
