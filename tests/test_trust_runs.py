@@ -136,6 +136,8 @@ def test_a_changed_payload_is_not_even_read(trusting: Signed) -> None:
             "signature": ("mismatch", f"it says that {trusting.keyid} signed it, and that key did not")
         }
         assert trusting.asked("show", trusting.run_id)["signature"] == "bad"
+        err = trusting.project.refused("reproduce", trusting.run_id, program="mirage", code=10)
+        assert "that key did not: it was changed" in err
     finally:
         path.unlink()
         path.write_bytes(data)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from orchestrator.catalog import marks
 from orchestrator.compare.difference import ALIKE
 from orchestrator.compare.tolerances import Tolerances, recorded
-from orchestrator.errors import ConfigError
+from orchestrator.errors import CannotVerify, ConfigError
 from orchestrator.judging import judgement, sources, verdicts
 from orchestrator.judging import reproduce as reproduction
 from orchestrator.judging.record import Record, wanted_image
 from orchestrator.judging.verdicts import Judgement
+from orchestrator.trust import trusted
 
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
@@ -78,6 +79,12 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: boo
     services = place.services()
     services.notary.ready()
     record = Record(row.run_id, row.record)
+    signed = trusted.load(place.project.folder).check(record.envelope)
+    if signed.state == trusted.BAD:
+        raise CannotVerify(
+            f"the record of {record.run_id} says that {signed.keyid} signed it, and that key did not: it was changed",
+            hint=f"`mirage verify {record.run_id}`; restore it from another copy of the store",
+        )
     first = reproduction.original(services, record)
     tolerance = replace(tolerance, committed=recorded(record.external))
     found = reproduction.find_image(services, record, anew=rebuild)
