@@ -86,6 +86,8 @@ def test_a_key_is_private_and_never_written_over(signed: Signed) -> None:
         code == 2 and "inside of the repository" in err and not (signed.project.folder / "key.pem").exists()
     )
     assert signed.asked("key", "list")["signs_with"] == str(signed.key)
+    beside = signed.project.root.parent / "beside.pem"
+    assert signed.asked("key", "new", "--out", str(beside))["key"] == str(beside), "no repository there"
 
 
 def test_a_signed_run_is_believed_by_those_who_trust_its_key(trusting: Signed) -> None:

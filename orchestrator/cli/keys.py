@@ -35,7 +35,8 @@ def new(out: Path | None, as_json: bool) -> None:
     from orchestrator.trust import chosen, keys
 
     path = out or chosen.own_key(os.environ)
-    chosen.refuse_inside(path, Path.cwd())
+    if out is not None:
+        chosen.refuse_inside(out, chosen.repository_of(out.parent))
     pem, public = keys.new()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

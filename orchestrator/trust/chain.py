@@ -30,7 +30,7 @@ _RUN = r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}"
 # What an entry may be of: nothing else in the store is ever written because a log says so.
 _KEY = rf"runs/[0-9]{{4}}-[0-9]{{2}}/({_RUN})/(?:record|verdicts/{_RUN})\.json"
 _LONGEST_WAIT = 0.05  # seconds after a lost number
-_PATIENCE = 10_000  # lost numbers after which something else is wrong
+_PATIENCE = 2_000  # lost numbers after which something else is wrong
 
 
 # Tuples and no dataclasses: every run loads this module, and they take half the time.

@@ -42,13 +42,12 @@ def chosen(setting: str, project: Path, environment: Mapping[str, str]) -> Path 
     if not path.is_absolute():
         # a relative path of the committed project.yaml could only mean a file beside it
         path = Path(os.path.abspath(path)) if environment.get(_KEY) else project / path
-    refuse_inside(path, project)
+    refuse_inside(path, repository_of(project) or Path(os.path.realpath(project)))
     return path
 
 
-def refuse_inside(path: Path, project: Path) -> None:
-    """Raise ConfigError where a private key lies, or would lie, inside of the project's repository."""
-    top = _top(project)
+def refuse_inside(path: Path, top: Path | None) -> None:
+    """Raise ConfigError where a private key lies, or would lie, inside of a repository; None is no repository."""
     if top in Path(os.path.realpath(path)).parents:
         raise ConfigError(
             f"the private key {path} is inside of the repository {top}",
@@ -56,10 +55,10 @@ def refuse_inside(path: Path, project: Path) -> None:
         )
 
 
-def _top(project: Path) -> Path:
-    """The repository's root as files show it; the project's folder where there is none."""
-    folder = Path(os.path.realpath(project))
-    return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), folder)
+def repository_of(folder: Path) -> Path | None:
+    """The root of the repository that a folder lies in, as files show it."""
+    folder = Path(os.path.realpath(folder))
+    return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
 
 
 def lazily(setting: str, project: Path, environment: Mapping[str, str]) -> Callable[[], Signer | None]:
