@@ -152,6 +152,10 @@ def _definition(request: Request, prepared: Prepared, sandbox: Sandbox) -> Json:
             "secretNames": [*settings.run.secrets],
             "gpus": [*settings.run.gpus],
             "inputs": [*config.inputs],
+            "tolerance": {
+                pattern: {"rtol": each.rtol, "atol": each.atol, "ignore": [*each.ignore]}
+                for pattern, each in settings.tolerance
+            },
         },
         "internalParameters": {
             "runKey": prepared.run_key.digest,

@@ -28,6 +28,8 @@ from orchestrator.plan import Plan
 from orchestrator.ports import Ended, Executor, Reporter, Store
 from orchestrator.provenance import Byproduct, Result, ResultOutput
 from orchestrator.reference import RunId, parse_artifact
+from orchestrator.trust.chain import Link
+from orchestrator.trust.notary import Notary
 
 # How often the outbox is looked at, in seconds.
 POLL = 0.02
@@ -298,6 +300,7 @@ def seal(
     log: Path,
     journal: Journal,
     reporter: Reporter,
+    notary: Notary,
     recovered: bool,
 ) -> Sealed:
     """Take what is left, write run.json and the record. The record exists once, whoever seals it.
@@ -347,16 +350,25 @@ def seal(
         recovered=recovered,
     )
     run_json = store.put(result.run_json(plan.run_id))
-    record = provenance.statement(
-        plan.run_id, plan.definition(), plan.builder(), describe(), result, run_json
-    )
-    key = provenance.record_key(plan.run_id)
-    # As a blob too: `mirage verify` tells by it whether the record was changed.
-    journal.write("record", digest=store.put(record))
-    if not store.create(key, record):
+    key, hardware = provenance.record_key(plan.run_id), describe()
+    told: set[Digest] = set()
+
+    def statement(link: Link) -> bytes:
+        return provenance.statement(
+            plan.run_id, plan.definition(), plan.builder(), hardware, result, run_json, link.to_json()
+        )
+
+    def before(link: Link, digest: Digest) -> None:
+        told.add(digest)
+        journal.write("record", digest=digest, seq=link.seq)
+
+    record = notary.seal(key, statement, before)
+    if of_bytes(record) not in told:
         # an earlier follower sealed it and died before it could say so
-        record = store.read(key) or b""
-        if canonical.decode(record)["predicate"]["buildDefinition"] != plan.definition():  # type: ignore[index, call-overload]
+        from orchestrator.trust.dsse import payload_of
+
+        found = canonical.decode(payload_of(record))
+        if found["predicate"]["buildDefinition"] != plan.definition():  # type: ignore[index, call-overload]
             raise StoreError(
                 f"the store {store.location} has the record of another run under the id {plan.run_id}",
                 hint="two machines drew one id in the same moment: run it again; its outputs are in the store",

@@ -28,6 +28,7 @@ from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
 from orchestrator.source import snapshot
 from orchestrator.source.content import read_blob
 from orchestrator.source.snapshot import Snapshot
+from orchestrator.trust.notary import Notary
 
 if TYPE_CHECKING:
     from orchestrator.image.handover import Handover
@@ -44,6 +45,7 @@ class Services:
     executor: Executor
     reporter: Reporter
     folders: RunFolders
+    notary: Notary
 
 
 @dataclass(frozen=True)

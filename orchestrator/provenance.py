@@ -54,6 +54,7 @@ def builder(executor: str, engine: EngineInfo) -> Json:
             "kernel": engine.kernel,
             "cgroup": engine.cgroup_version,
             "storage": engine.storage_driver,
+            "image-store": engine.image_store,
         },
     }
 
@@ -137,9 +138,15 @@ class Byproduct:
 
 
 def statement(
-    run_id: str, definition: Json, built_by: Json, hardware: Json, result: Result, run_json: Digest
+    run_id: str,
+    definition: Json,
+    built_by: Json,
+    hardware: Json,
+    result: Result,
+    run_json: Digest,
+    chain: dict[str, Json] | None = None,
 ) -> bytes:
-    """The whole Statement as canonical bytes."""
+    """The whole Statement as canonical bytes; ``chain`` is its place in the store's log."""
     subject: list[Json] = [{"name": "run.json", "digest": dict(sha256(run_json))}]
     names: set[str] = set()
     for output in result.outputs:
@@ -180,6 +187,7 @@ def statement(
                         "recovered": result.recovered,
                     },
                     "mirage_hardware": hardware,
+                    **({} if chain is None else {"mirage_chain": chain}),
                 },
             },
         }

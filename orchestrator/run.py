@@ -33,6 +33,7 @@ class Finished:
 
 def run(request: Request, services: Services) -> Finished:
     """Do the whole job. A failed workflow is a result, not an error; errors are for what kept it from running."""
+    services.notary.ready()
     stages = Stages()
     prepared = prepare(request, services, stages)
     run_id = new_run_id()
@@ -148,6 +149,7 @@ class _Attempt:
                     log=self._services.folders.of(self._run_id) / "log",
                     journal=self._journal,
                     reporter=self._services.reporter,
+                    notary=self._services.notary,
                     recovered=False,
                 )
             except MirageError as error:

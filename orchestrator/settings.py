@@ -71,6 +71,13 @@ class BuildSettings:
 
 
 @dataclass(frozen=True)
+class SignSettings:
+    """`sign:`; the private key that signs records: `auto` (the user's own, where there is one), `none`, or a path."""
+
+    key: str = _read_by(values.location, "auto")
+
+
+@dataclass(frozen=True)
 class ProjectSettings:
     """All of project.yaml, with the layers above it applied."""
 
@@ -86,6 +93,8 @@ class ProjectSettings:
     dirty: str = _read_by(values.one_of("refuse", "snapshot"), "refuse")
     run: RunSettings = field(default_factory=RunSettings)
     build: BuildSettings = field(default_factory=BuildSettings)
+    sign: SignSettings = field(default_factory=SignSettings)
+    tolerance: tuple[tuple[str, values.Slack], ...] = _read_by(values.tolerance, (), merge=True)
 
 
 class Layer(NamedTuple):

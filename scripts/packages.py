@@ -23,6 +23,8 @@ TOOLS = {
     "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
     "mmdebstrap": "making a base image",
+    "openssh-client": "the tests of keys",
+    "openssl": "the tests of signatures",
     "python3-venv": "making .venv",
     "strace": "the tests of crashes and of failing disks",
 }
@@ -50,8 +52,8 @@ def missing(tool: str) -> list[str]:
     """The Debian packages that are needed for a tool and not there."""
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
-    if tool in ("docker-registry", "graphviz", "strace"):
-        return [] if program({"graphviz": "dot"}.get(tool, tool)) else [tool]
+    if tool in ("docker-registry", "graphviz", "openssh-client", "openssl", "strace"):
+        return [] if program({"graphviz": "dot", "openssh-client": "ssh-keygen"}.get(tool, tool)) else [tool]
     if tool == "python3-venv":
         return [] if has_ensurepip("/usr/bin/python3") else ["python3-venv"]
     needs = [] if program("mmdebstrap") else ["mmdebstrap"]

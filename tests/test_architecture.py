@@ -21,7 +21,7 @@ LAYERS = (
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
-    "provenance compare",
+    "provenance compare trust",
     "catalog",
     "life prepare definition run",
     "questions judging",
@@ -35,6 +35,7 @@ DOORS = {
     "urllib3": {"orchestrator.executors.docker_engine"},
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
+    "cryptography": {"orchestrator.trust.keys"},
     "boto3": {"orchestrator.store.s3"},
     "tenacity": {"orchestrator.store.retry"},
 }
@@ -136,4 +137,7 @@ def test_help_is_light(call: str) -> None:
     )
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "click" in loaded
-    assert loaded & {"docker", "boto3", "yaml", "requests", "urllib3", "orchestrator.run"} == set()
+    assert (
+        loaded & {"docker", "boto3", "yaml", "requests", "urllib3", "cryptography", "orchestrator.run"}
+        == set()
+    )

@@ -20,7 +20,7 @@ from orchestrator.catalog.facts import Fact, facts_of, paths_of
 from orchestrator.catalog.number import id_of, month_range
 from orchestrator.errors import StoreError
 
-SCHEMA = 1  # counts up with every change of the tables, or of what is put into them
+SCHEMA = 2  # counts up with every change of the tables, or of what is put into them
 _BUSY = 30.0  # seconds to wait for another process's write, which takes a fraction of one
 _NETWORKS = (
     "nfs",

@@ -232,6 +232,7 @@ def _print_table(place: Workplace, lines: Sequence[Line]) -> None:
     from orchestrator.catalog.fields import local_time
 
     later = committed_as(place, [line.summary() for line in lines])
+    signers = _signers(place, {str(line.lookup("signer")) for line in lines if line.lookup("signer")})
     rows = []
     for line in lines:
         told = line.summary()
@@ -247,13 +248,24 @@ def _print_table(place: Workplace, lines: Sequence[Line]) -> None:
             "commit": later[line.run_id][:10] if line.run_id in later else commit,
             "tags": " ".join(map(str, tags)) if isinstance(tags, list) and tags else "-",
             "verdict": _verdict(told),
+            "signer": signers.get(str(told.get("signer")), "-"),
             "metrics": " ".join(shown) or "-",
         }
         rows.append({name: plain(cell) for name, cell in cells.items()})
     # A column that says nothing of any run takes no room.
-    told_of_few = ("tags", "verdict")
+    told_of_few = ("tags", "verdict", "signer")
     names = [name for name in rows[0] if name not in told_of_few or any(row[name] != "-" for row in rows)]
     print_table(names, [[row[name] for name in names] for row in rows])
+
+
+def _signers(place: Workplace, keyids: set[str]) -> dict[str, str]:
+    """The names of keys that records say they are signed with; of one that is not trusted here, its beginning."""
+    if not keyids:
+        return {}
+    from orchestrator.trust import trusted
+
+    trust = trusted.load(place.project.folder)
+    return {keyid: trust.name_of(keyid) or f"{keyid[:13]}?" for keyid in keyids}
 
 
 def _verdict(told: dict[str, Json]) -> str:

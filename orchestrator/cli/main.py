@@ -31,6 +31,8 @@ _COMMANDS = {
     "note": ("questions", "note", "Write a note beside a run."),
     "verify": ("judging", "verify", "Check a run's record and all that it names, running nothing."),
     "reproduce": ("judging", "reproduce", "Make a run again, and judge it output by output."),
+    "key": ("keys", "key", "Keys that sign records, and keys that are trusted."),
+    "log": ("keys", "log", "The store's log of records: checkpoint, verify."),
     "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
     "base": ("images", "base", "Build, pin and show the base image."),
     "image": ("images", "image", "Build the image of a config without running it."),

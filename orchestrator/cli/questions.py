@@ -36,21 +36,31 @@ def show(run_id: str, as_json: bool) -> None:
     row = place.catalog.find(run_id)
     told = row.summary()
     later = committed_as(place, [told]).get(row.run_id)
+    state, words = _signature(place, row)
     if as_json:
         print_json(
             {
                 **told,
                 "committed_as": later,
+                "signature": state,
                 "result": row.result,
                 "config_values": row.config,
                 "statement": row.statement,
             }
         )
         return
-    _show(row, told, later)
+    _show(row, told, later, words)
 
 
-def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
+def _signature(place: Workplace, row: Row) -> tuple[str, str]:
+    """Whose signature the record has, checked, and in words."""
+    from orchestrator.trust import dsse, trusted
+
+    trust = trusted.load(place.project.folder)
+    return trust.told(dsse.unseal(row.record), str(row.details["builder"]["id"]))
+
+
+def _show(row: Row, told: dict[str, Json], later: str | None, signed: str) -> None:
     from orchestrator.catalog import local_time
 
     details = row.details
@@ -74,6 +84,7 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         ("run key", str(told["run_key"])),
         ("builder", str(details["builder"]["id"])),
         ("record", str(told["record"])),
+        ("signed", signed),
         (
             "verdict",
             f"makes {told['reproduces']} again" if told["reproduces"] else str(told["verdict"] or "-"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.ports import Engine, Reporter, Store
     from orchestrator.prepare import Services
     from orchestrator.recover import Recovery
+    from orchestrator.trust.notary import Notary
 
 
 class EngineSoon:
@@ -147,7 +148,17 @@ class Workplace:
         """What dead processes left."""
         from orchestrator.recover import Recovery
 
-        return Recovery(self.executor, self.store, self.folders, self.reporter)
+        return Recovery(self.executor, self.store, self.folders, self.reporter, self.notary)
+
+    @cached_property
+    def notary(self) -> Notary:
+        """What seals records: the key that is configured, and the store's log."""
+        from orchestrator.trust.chosen import lazily
+        from orchestrator.trust.notary import Notary
+
+        signer = lazily(self.settings.sign.key, self.project.folder, os.environ)
+        memory = self.project.folder / ".mirage" / "cache" / "log.json"
+        return Notary(self.store, signer, memory, self.reporter)
 
     def services(self) -> Services:
         """All that a run works with."""
@@ -161,4 +172,5 @@ class Workplace:
             executor=self.executor,
             reporter=self.reporter,
             folders=self.folders,
+            notary=self.notary,
         )

@@ -214,6 +214,7 @@ class _Image:
             tree = _ask(project, f"{commit}:{prefix}" if prefix else f"{commit}^{{tree}}")
             if self._checks.equal("source", tree, self._source["digest"]["gitTree"]):
                 self._checks.add("source", OK, f"commit {commit} with tree {tree}")
+                self._submodules(project, tree)
             done = git.run(project, "cat-file", "blob", f"{commit}:{below}{lock_path}")
         except (SourceError, MirageError) as error:
             self._checks.add("source", MISSING, error.message)
@@ -221,6 +222,23 @@ class _Image:
         expected = of_bytes(done.stdout) if done.code == 0 else None
         if self._checks.equal("lock", expected, sha256_of(self._record.dependency("lock"))):
             self._checks.add("lock", OK, f"{lock_path} {expected}")
+
+    def _submodules(self, project: Path, tree: str) -> None:
+        """The submodules that the tree names, each at its commit; what is inside of one, its own tree holds."""
+        links: dict[str, str] = {}
+        for line in filter(None, git.ask(project, "ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0")):
+            head, _, path = line.partition(b"\t")
+            if head.startswith(b"160000"):
+                links[git.printable(path)] = head.split()[2].decode()
+        told = {
+            item["name"].removeprefix("submodule:"): item["digest"]["gitCommit"]
+            for item in self._record.dependencies
+            if item["name"].startswith("submodule:")
+        }
+        inside = tuple(f"{path}/" for path in links)
+        direct = {path: commit for path, commit in told.items() if not path.startswith(inside)}
+        if self._checks.equal("submodules", links, direct) and links:
+            self._checks.add("submodules", OK, ", ".join(f"{path} {links[path]}" for path in links))
 
 
 def _ask(project: Path, name: str) -> str:
