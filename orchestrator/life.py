@@ -369,7 +369,7 @@ def _log_byproduct(store: Store, spool: LogSpool | None, log: Path) -> Iterator[
     if spool is not None:
         spool.close()
         dropped = spool.dropped
-    if log.exists() and log.stat().st_size:
+    if log.exists() and (log.stat().st_size or dropped):  # a log of which all was lost is told as well
         with log.open("rb") as source:
             digest = of_file(source)
         store.put_file(log, digest=digest, link=False)

@@ -73,6 +73,7 @@ def sandbox_json(sandbox: Sandbox) -> Json:
         "seccomp": "seccomp",
         "init": "init",
         "limits_enforced": "limitsEnforced",
+        "runtime": "runtime",
     }
     return {words[name]: value for name, value in asdict(sandbox).items()}
 

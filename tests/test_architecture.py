@@ -21,7 +21,7 @@ LAYERS = (
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
-    "provenance compare",
+    "provenance compare fences",
     "catalog",
     "life prepare definition run",
     "questions judging",

@@ -32,6 +32,8 @@ _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
 _READY_LIMIT = 1 << 20
 _METADATA_DEPTH = 64
 _LINE_LIMIT = 1 << 20
+# A message may repeat what the workflow wrote, and goes into the record.
+_MESSAGE_LIMIT = 2000
 _LINES_LIMIT = 1 << 30
 # A record names every metric once: that many, that long.
 _NAMES_LIMIT = 10_000
@@ -161,9 +163,10 @@ class Outbox:
 
     def _refuse(self, answer: dict[str, Json], n: int, error: MirageError) -> None:
         code = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
-        answer["error"] = {"code": code, "message": error.message, "hint": error.hint}
-        self.outputs.append(Output(n, None, error.message))
-        self._reporter.warn(f"an artifact was not published: {error.message}")
+        message = error.message[:_MESSAGE_LIMIT]
+        answer["error"] = {"code": code, "message": message, "hint": error.hint}
+        self.outputs.append(Output(n, None, message))
+        self._reporter.warn(f"an artifact was not published: {message}")
 
     def _publish(self, top: int, n: int) -> Version:
         ready = _read_json(top, f"{n}.ready.json")
@@ -304,6 +307,9 @@ def _parse_ready(item: Any) -> _Ready:
     if not isinstance(item, dict) or item.get("schema") != "mirage-ready/1":
         raise ArtifactError("a save could not be understood: it has no schema mirage-ready/1")
     kind, version, entry = item.get("kind"), item.get("version"), item.get("entry")
+    for field, value in (("name", item.get("name")), ("format", item.get("format")), ("version", version)):
+        if not isinstance(value, str) and not (value is None and field == "version"):
+            raise ArtifactError(f"a save's {field} is not a string: {str(value)[:100]!r}")
     if kind not in KINDS:
         raise ArtifactError(f"a save names an unknown kind: {str(kind)[:100]!r}")
     if version is not None:

@@ -51,6 +51,7 @@ def show(run_id: str, as_json: bool) -> None:
 
 
 def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
+    from orchestrator import fences
     from orchestrator.catalog import local_time
 
     details = row.details
@@ -73,6 +74,7 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         ("image", str(told["image"])),
         ("run key", str(told["run_key"])),
         ("builder", str(details["builder"]["id"])),
+        ("fences", ", ".join(fences.changed(row.definition)) or "as by default"),
         ("record", str(told["record"])),
         (
             "verdict",

@@ -143,6 +143,9 @@ def _tell(finished: Finished) -> None:
         print(f"  metric {name} = {value:.6g}" if value is not None else f"  metric {name} = (not a number)")
     image = plan.summary()["image"]
     assert isinstance(image, dict)
+    changed = plan.summary()["fences"]
+    if isinstance(changed, list) and changed:
+        print(f"  fences {', '.join(map(str, changed))}")
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
     if result.status == "failed":

@@ -50,7 +50,9 @@ _SANDBOX = fields(
         "seccomp": WORDS,
         "init": boolean,
         "limitsEnforced": boolean,
-    }
+        "runtime": optional(NAME),
+    },
+    absent=("runtime",),  # in records of earlier versions
 )
 _EXTERNAL = fields(
     {
