@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator import canonical, provenance
+from orchestrator.artifacts import audit
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
@@ -318,6 +319,9 @@ def seal(
     events = outbox.events()
     if events is not None:
         byproducts.append(Byproduct("events.jsonl", events))
+    noted, audited = audit.take(outbox, store, plan.definition())
+    if noted is not None:
+        byproducts.append(Byproduct("audit.jsonl", noted))
     byproducts.append(Byproduct("environment.json", plan.installed))
     status, code, name, reason = classify(end)
     finished = time.time()
@@ -345,6 +349,7 @@ def seal(
         byproducts=tuple(byproducts),
         unpublished=tuple(o.problem for o in outbox.outputs if o.problem is not None),
         recovered=recovered,
+        audit_json=audited,
     )
     run_json = store.put(result.run_json(plan.run_id))
     record = provenance.statement(

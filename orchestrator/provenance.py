@@ -95,6 +95,7 @@ class Result:
     byproducts: tuple[Byproduct, ...]
     unpublished: tuple[str, ...]
     recovered: bool
+    audit_json: str | None = None
 
     def run_json(self, run_id: str) -> bytes:
         """The result manifest: subject[0] of the record, so that a failed run has a record too."""
@@ -156,6 +157,7 @@ def statement(
     byproducts: list[Json] = [
         dependency(item.name, None, sha256(item.digest), dict(item.annotations)) for item in result.byproducts
     ]
+    audited = {} if result.audit_json is None else {"mirage_audit": canonical.decode(result.audit_json)}
     return canonical.encode(
         {
             "_type": STATEMENT_TYPE,
@@ -181,6 +183,7 @@ def statement(
                         "recovered": result.recovered,
                     },
                     "mirage_hardware": hardware,
+                    **audited,
                 },
             },
         }

@@ -23,7 +23,7 @@ LAYERS = (
     "key image",
     "provenance compare fences",
     "catalog",
-    "life prepare definition run",
+    "life prepare definition hints run",
     "questions judging",
     "recover plain",
     "cli",

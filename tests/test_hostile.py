@@ -82,6 +82,7 @@ SAVES = {
     "answer forged before": ID,
     "answer is a link": ID,
     "race": rf"{ID}|{REFUSED}",
+    "grows": rf"{ID}|{REFUSED}'file' changed",  # taken whole where it had ended growing
 }
 
 

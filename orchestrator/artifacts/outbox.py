@@ -224,6 +224,10 @@ class Outbox:
         """The blob of the run's events (flows and steps), where there are any."""
         return self._keep_lines("events.jsonl", lambda line: None)
 
+    def audit(self, see: Callable[[bytes], None]) -> Digest | None:
+        """The blob of what the run's audit noted, each line shown to ``see``."""
+        return self._keep_lines("audit.jsonl", see)
+
     def _keep_lines(self, name: str, see: Callable[[bytes], None]) -> Digest | None:
         """Keep a file's whole lines as a blob and show each; None where there are none.
 

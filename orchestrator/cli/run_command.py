@@ -92,7 +92,7 @@ def run(
     request = Request(config, overrides, extra, no_cache)
     finished = runs.run(request, place.services())
     if as_json:
-        print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))
+        print_json(runs.to_json(finished))
     else:
         _tell(finished)
     return _EXIT[finished.sealed.result.status]
@@ -148,5 +148,7 @@ def _tell(finished: Finished) -> None:
         print(f"  fences {', '.join(map(str, changed))}")
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
+    for hint in finished.hints:
+        print(f"  -> {hint}")
     if result.status == "failed":
         print(f"  -> `mirage logs {plan.run_id}` prints its output again")

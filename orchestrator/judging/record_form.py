@@ -113,6 +113,7 @@ _BYPRODUCTS: dict[str, Form] = {
     "log": _dependency(SHA256, {"bytes": WHOLE, "droppedBytes": WHOLE}, uri=False),
     "metrics.jsonl": _dependency(SHA256, {"unreadable": WHOLE}, uri=False),
     "events.jsonl": _dependency(SHA256, None, uri=False),
+    "audit.jsonl": _dependency(SHA256, None, uri=False),
     "environment.json": _dependency(SHA256, None, uri=False),
 }
 
@@ -189,6 +190,14 @@ _RESULT = fields(
         "recovered": boolean,
     }
 )
+_AUDIT = fields(
+    {
+        **dict.fromkeys(
+            ("inputsUsed", "inputsUnused", "missing", "writes", "connections", "programs", "host"), many(NAME)
+        ),
+        "more": WHOLE,
+    }
+)
 RECORD: Form = fields(
     {
         "_type": one_of(STATEMENT_TYPE),
@@ -226,7 +235,9 @@ RECORD: Form = fields(
                                 "cpu": fields(_CPU),
                             }
                         ),
-                    }
+                        "mirage_audit": _AUDIT,
+                    },
+                    absent=("mirage_audit",),
                 ),
             }
         ),

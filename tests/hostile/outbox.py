@@ -281,7 +281,15 @@ def lines() -> None:
             + b"{" * 5000
             + b"\n"
         )
-    os.symlink(CANARY, "/mirage/out/audit.jsonl") if not os.path.lexists("/mirage/out/audit.jsonl") else None
+    with open("/mirage/out/audit.jsonl", "ab") as sink:
+        for kind, name in (
+            ("missing", "\x1b]0;owned\x07"), ("connect", "\ud800\0"), ("program", "\u202e" * 5000), ("input", "9" * 5000),
+            ("input", "\u0664"), ("host", 7), (["host"], "x"), ("write", ""), ("unknown", "x"),
+        ):  # fmt: skip
+            sink.write(json.dumps({"kind": kind, "name": name}).encode() + b"\n")
+        for number in range(500):
+            sink.write(json.dumps({"kind": "missing", "name": f"/forged/{number}"}).encode() + b"\n")
+        sink.write(b"[" * 100_000 + b"\n{}\n7\n\xff\n" + b"x" * (3 << 20))
 
 
 if __name__ == "__main__":
