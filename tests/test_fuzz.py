@@ -21,7 +21,7 @@ from orchestrator.journal import RunFolders
 from orchestrator.journal import read as read_journal
 from orchestrator.locks import lock
 from orchestrator.reference import RunId
-from orchestrator.source import listing
+from orchestrator.source import listing, objects
 from tests import lock_tools
 from tests.fuzzing import RUN_ID, guarded, mutated, targets
 
@@ -112,6 +112,20 @@ def test_a_pipfile_lock_of_nested_brackets_is_named() -> None:
         lock_tools.read({**files, "Pipfile.lock": DEEP}, "Pipfile.lock")
     with pytest.raises(LockError):
         lock.parse("Pipfile.lock", b'{"_meta": {"hash": {"sha256": 1}, "sources": 7}, "default": []}')
+
+
+def test_a_commit_whose_committer_has_no_time_is_named() -> None:
+    """Found by the coverage-guided fuzzer."""
+    for line in (
+        b"committer x",
+        b"committer A <a@b> now +0000",
+        b"committer " + b"9" * 5000 + b" +0000",
+        b"committer ",
+    ):
+        with pytest.raises(SourceError, match="cannot be read"):
+            objects.commit_time(b"tree x\n" + line + b"\n\nmessage", "c")
+    assert objects.commit_time(b"tree x\ncommitter A <a@b> 1700000000 +0000\n\nmessage", "c") == 1_700_000_000
+    assert objects.commit_time(b"committer A <a@b> -5 +0000\n\n", "c") == 0
 
 
 def test_a_listing_that_git_does_not_write_is_named() -> None:
