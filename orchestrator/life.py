@@ -347,7 +347,7 @@ def seal(
         ),
         metrics=tuple(sorted(metrics.items())),
         byproducts=tuple(byproducts),
-        unpublished=tuple(o.problem for o in outbox.outputs if o.problem is not None),
+        unpublished=outbox.refused(),
         recovered=recovered,
         audit_json=audited,
     )

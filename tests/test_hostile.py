@@ -74,6 +74,8 @@ SAVES = {
     "setuid": ID,
     "modes 000": ID,
     "hard links": ID,
+    "a hook of git": ID,
+    "a profile": ID,
     "version of another": r"version-exists: ",
     "version that the store counts": ID,
     "number of another": ID,
@@ -211,6 +213,20 @@ def test_files_are_kept_without_what_would_harm(seen: Seen) -> None:
         if what.startswith("race") and answer.startswith("file:"):
             for item in seen.tree(what):
                 assert item["t"] == "d" or seen.project.blob(item["d"]) == b"honest"
+
+
+def test_taking_one_out_writes_nothing_hidden_and_nothing_in_folders(seen: Seen) -> None:
+    """A file's name is the workflow's: `.git/hooks/post-checkout` would be run by the next `git checkout`."""
+    folder = seen.project.folder
+    profile = seen.answers["a profile"]
+    for id, name in (
+        (seen.answers["a hook of git"], "post-checkout"),
+        (profile, f"{profile.split(':')[1]}-v1"),
+    ):
+        assert seen.project.mirage("artifact", "get", id).strip() == name
+        assert (folder / name).is_file()
+    assert not (folder / ".git" / "hooks" / "post-checkout").exists()
+    assert not (folder / ".bashrc").exists()
 
 
 def test_the_outbox_is_gone_whatever_it_held(seen: Seen) -> None:

@@ -34,6 +34,8 @@ _METADATA_DEPTH = 64
 _LINE_LIMIT = 1 << 20
 # A message may repeat what the workflow wrote, and goes into the record.
 _MESSAGE_LIMIT = 2000
+# So many refused saves are told in the record, and a tenth of them in warnings.
+REFUSALS = 1000
 _LINES_LIMIT = 1 << 30
 # A record names every metric once: that many, that long.
 _NAMES_LIMIT = 10_000
@@ -80,6 +82,7 @@ class Outbox:
         self._seen: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
+        self._refusals = 0
         self.outputs: list[Output] = []
 
     def poll(self, *, give_up: bool = False) -> int:
@@ -166,7 +169,9 @@ class Outbox:
         message = error.message[:_MESSAGE_LIMIT]
         answer["error"] = {"code": code, "message": message, "hint": error.hint}
         self.outputs.append(Output(n, None, message))
-        self._reporter.warn(f"an artifact was not published: {message}")
+        self._refusals += 1
+        if self._refusals <= REFUSALS // 10:
+            self._reporter.warn(f"an artifact was not published: {message}")
 
     def _publish(self, top: int, n: int) -> Version:
         ready = _read_json(top, f"{n}.ready.json")
@@ -274,6 +279,12 @@ class Outbox:
             self._reporter.warn(f"{name} is not a regular file")
             return None
         return open(descriptor, "rb", buffering=0)
+
+    def refused(self) -> tuple[str, ...]:
+        """Why artifacts were not published, for the record: the first REFUSALS, and how many more."""
+        problems = [each.problem for each in self.outputs if each.problem is not None]
+        more = len(problems) - REFUSALS
+        return (*problems[:REFUSALS], *((f"and {more} more",) if more > 0 else ()))
 
     def unfinished(self) -> int:
         """How many payloads were begun and never declared ready."""

@@ -137,7 +137,7 @@ def get(id: str, output: Path | None, as_json: bool) -> None:
 
     store = Workplace.here().store
     found = version.resolve(store, id)
-    target = output or Path(found.manifest.entry or f"{found.ref.name}-{found.ref.version}")
+    target = output or by_hand.default_target(found)
     by_hand.copy_out(store, found, target)
     if as_json:
         print_json({**_json(found), "path": str(target)})

@@ -137,6 +137,14 @@ def files() -> None:
         except OSError:
             pass
     announce(n)
+    n, path = begin("a hook of git")
+    os.makedirs(f"{path}/.git/hooks")
+    write(f"{path}/.git/hooks/post-checkout", b"#!/bin/sh\ntouch /tmp/owned\n")
+    os.chmod(f"{path}/.git/hooks/post-checkout", 0o755)
+    announce(n, entry=".git/hooks/post-checkout")
+    n, path = begin("a profile")
+    write(f"{path}/.bashrc")
+    announce(n, entry=".bashrc")
     n, path = begin("too many entries in one name")
     os.makedirs(f"{path}/a/b")
     announce(n, entry="a/b")
