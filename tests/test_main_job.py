@@ -135,7 +135,7 @@ def test_the_record_is_a_statement_whose_every_digest_holds(project: Project, fi
     assert details["mirage_hardware"]["cpu"]["cores"] >= 1
     for item in details["byproducts"]:
         assert sha256(project.blob(item["digest"]["sha256"])) == "sha256:" + item["digest"]["sha256"]
-    assert {"log", "metrics.jsonl", "events.jsonl", "environment.json"} == {
+    assert {"log", "metrics.jsonl", "events.jsonl", "audit.jsonl", "environment.json"} == {
         item["name"] for item in details["byproducts"]
     }
 
