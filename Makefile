@@ -27,6 +27,7 @@ engine:  ## make sure that a container engine runs, and leave it running
 	@$(ENGINE) up
 
 stress: venv test-tools  ## the slow and violent tests
+	@$(IN_VENV) uv pip install --quiet --python .venv/bin/python 'atheris>=3,<4'
 	@$(ENGINE) exec -- $(IN_VENV) pytest -m stress tests/stress
 
 bench: venv test-tools  ## the measurements behind the figures in docs

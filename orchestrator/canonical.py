@@ -34,12 +34,15 @@ def digest(value: Json) -> Digest:
 
 
 def decode(data: bytes | str) -> Json:
-    """Parse JSON; raises ValueError as json.loads does.
+    """Parse JSON; raises ValueError as json.loads does, also for what is nested too deep for it.
 
     A number beyond the exact integers is a float, since only a float was ever written that way (`1e17` becomes
     `100000000000000000`); so what was read can be written again.
     """
-    result: Json = json.loads(data, parse_int=_number)
+    try:
+        result: Json = json.loads(data, parse_int=_number)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     return result
 
 

@@ -170,7 +170,7 @@ def read(folders: RunFolders, run_id: RunId) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
         try:
             item = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(item, dict):
             yield item

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator import canonical, provenance
+from orchestrator.artifacts import audit
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
@@ -321,6 +322,9 @@ def seal(
     events = outbox.events()
     if events is not None:
         byproducts.append(Byproduct("events.jsonl", events))
+    noted, audited = audit.take(outbox, store, plan.definition())
+    if noted is not None:
+        byproducts.append(Byproduct("audit.jsonl", noted))
     byproducts.append(Byproduct("environment.json", plan.installed))
     status, code, name, reason = classify(end)
     finished = time.time()
@@ -346,8 +350,9 @@ def seal(
         ),
         metrics=tuple(sorted(metrics.items())),
         byproducts=tuple(byproducts),
-        unpublished=tuple(o.problem for o in outbox.outputs if o.problem is not None),
+        unpublished=outbox.refused(),
         recovered=recovered,
+        audit_json=audited,
     )
     run_json = store.put(result.run_json(plan.run_id))
     key, hardware = provenance.record_key(plan.run_id), describe()
@@ -381,7 +386,7 @@ def _log_byproduct(store: Store, spool: LogSpool | None, log: Path) -> Iterator[
     if spool is not None:
         spool.close()
         dropped = spool.dropped
-    if log.exists() and log.stat().st_size:
+    if log.exists() and (log.stat().st_size or dropped):  # a log of which all was lost is told as well
         with log.open("rb") as source:
             digest = of_file(source)
         store.put_file(log, digest=digest, link=False)

@@ -146,6 +146,7 @@ class ContainerSpec:
     drop_capabilities: bool = True
     init: bool = True
     pids: int = 4096
+    runtime: str | None = None
     shm_size: int = 1 << 30
     memory: int | None = None
     cpus: float | None = None
@@ -299,6 +300,8 @@ class RunSpec:
     cpus: float | None
     gpus: tuple[str, ...]
     shm_size: int
+    pids: int = 4096
+    runtime: str | None = None  # the engine's name of an OCI runtime, such as runsc; None: its default
 
 
 @dataclass(frozen=True)
@@ -317,6 +320,7 @@ class Sandbox:
     seccomp: str
     init: bool
     limits_enforced: bool
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)

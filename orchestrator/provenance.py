@@ -74,6 +74,7 @@ def sandbox_json(sandbox: Sandbox) -> Json:
         "seccomp": "seccomp",
         "init": "init",
         "limits_enforced": "limitsEnforced",
+        "runtime": "runtime",
     }
     return {words[name]: value for name, value in asdict(sandbox).items()}
 
@@ -95,6 +96,7 @@ class Result:
     byproducts: tuple[Byproduct, ...]
     unpublished: tuple[str, ...]
     recovered: bool
+    audit_json: str | None = None
 
     def run_json(self, run_id: str) -> bytes:
         """The result manifest: subject[0] of the record, so that a failed run has a record too."""
@@ -162,6 +164,7 @@ def statement(
     byproducts: list[Json] = [
         dependency(item.name, None, sha256(item.digest), dict(item.annotations)) for item in result.byproducts
     ]
+    audited = {} if result.audit_json is None else {"mirage_audit": canonical.decode(result.audit_json)}
     return canonical.encode(
         {
             "_type": STATEMENT_TYPE,
@@ -188,6 +191,7 @@ def statement(
                     },
                     "mirage_hardware": hardware,
                     **({} if chain is None else {"mirage_chain": chain}),
+                    **audited,
                 },
             },
         }

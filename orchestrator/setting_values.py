@@ -122,6 +122,13 @@ def module(value: Json) -> str:
     return value
 
 
+def boolean(value: Json) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise Unfit("true or false")
+    return value
+
+
 def integer(least: int) -> Reader:
     """A whole number, not below ``least``."""
 

@@ -21,9 +21,9 @@ LAYERS = (
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
-    "provenance compare trust",
+    "provenance compare trust fences",
     "catalog",
-    "life prepare definition run",
+    "life prepare definition hints run",
     "questions judging",
     "recover plain",
     "cli",

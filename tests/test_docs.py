@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import click
 import pytest
 
-from orchestrator import definition, errors, hardware, provenance, run, settings, yamlcore
+from orchestrator import canonical, definition, errors, hardware, provenance, run, settings, yamlcore
+from orchestrator.artifacts.audit import Audit
 from orchestrator.canonical import Json
 from orchestrator.catalog import Row
 from orchestrator.cli import main, run_command
@@ -297,9 +298,12 @@ def a_result() -> Result:
     stamp = "2026-11-25T02:26:42Z"
     output = ResultOutput("model:a:v1", DIGEST, 1, 1, "json")
     byproduct = Byproduct("log", DIGEST, (("bytes", 1), ("droppedBytes", 0)))
+    noted = Audit()
+    noted.see(b'{"kind": "python", "name": "3.11.2"}')
     return Result(
-        "succeeded", 0, None, None, False, stamp, stamp, 1.0, (output,), (), (byproduct,), (), False
-    )
+        "succeeded", 0, None, None, False, stamp, stamp, 1.0, (output,), (), (byproduct,), (), False,
+        canonical.encode(noted.summary({})).decode(),
+    )  # fmt: skip
 
 
 def a_record(run_json: Digest) -> bytes:
@@ -337,7 +341,7 @@ def a_prepared_parts() -> SimpleNamespace:
 
 
 def test_the_fields_of_the_json_are_told(tmp_path: Path) -> None:
-    result = run.to_json(a_plan(), Sealed(a_result(), DIGEST), ())
+    result = run.to_json(run.Finished(a_plan(), Sealed(a_result(), DIGEST), ()))
     text = section("docs/cli.md", "### mirage run").partition("JSON:")[2]
     assert first_names(text) == set(result)
     for row in rows(text):

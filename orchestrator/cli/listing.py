@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.terminal import print_json, print_table
+from orchestrator.cli.terminal import exact_for_programs, harmless, print_json, print_table
 from orchestrator.cli.wiring import Workplace
 from orchestrator.errors import ConfigError, did_you_mean
 
@@ -186,7 +186,9 @@ def _warn_of_unknown(
     for path in unknown:
         tails = sorted((n for n in names if n.endswith(f".{path}")), key=lambda n: n[0] != "m")[:3]
         hint = f"did you mean {' or '.join(tails)}?" if tails else did_you_mean(path, names)
-        print(f"warning: no run has a value of {path}{f' ({hint})' if hint else ''}", file=sys.stderr)
+        print(
+            harmless(f"warning: no run has a value of {path}{f' ({hint})' if hint else ''}"), file=sys.stderr
+        )
 
 
 def committed_as(place: Workplace, runs: Sequence[dict[str, Json]]) -> dict[str, str]:
@@ -222,6 +224,7 @@ def _print_csv(lines: Sequence[Line], wanted: Sequence[str] | None) -> None:
             metrics = line.lookup("metrics")
             names.update(dict.fromkeys(metrics if isinstance(metrics, dict) else ()))
         wanted = (*_CSV, *(f"metrics.{name}" for name in sorted(names)))
+    exact_for_programs()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(wanted)
     for line in lines:

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.terminal import fail
+from orchestrator.cli.terminal import fail, guard_stdout
 from orchestrator.errors import MirageError, StoreError
 
 # name -> (module, attribute, one line of help)
@@ -68,6 +68,7 @@ def mirage() -> None:
 
 def _call(command: click.Command, name: str) -> int:
     """Run a command to its exit code; every failure becomes a message on stderr."""
+    guard_stdout()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         return int(code or 0)

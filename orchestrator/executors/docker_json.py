@@ -93,6 +93,8 @@ def host_options(spec: ContainerSpec) -> dict[str, Any]:
         options["mem_limit"] = options["memswap_limit"] = spec.memory
     if spec.cpus is not None:
         options["nano_cpus"] = int(spec.cpus * 1e9)
+    if spec.runtime is not None:
+        options["runtime"] = spec.runtime
     if spec.gpus:
         options["device_requests"] = [_device_request(spec.gpus)]
     return options

@@ -50,7 +50,9 @@ _SANDBOX = fields(
         "seccomp": WORDS,
         "init": boolean,
         "limitsEnforced": boolean,
-    }
+        "runtime": optional(NAME),
+    },
+    absent=("runtime",),  # in records of earlier versions
 )
 _EXTERNAL = fields(
     {
@@ -113,6 +115,7 @@ _BYPRODUCTS: dict[str, Form] = {
     "log": _dependency(SHA256, {"bytes": WHOLE, "droppedBytes": WHOLE}, uri=False),
     "metrics.jsonl": _dependency(SHA256, {"unreadable": WHOLE}, uri=False),
     "events.jsonl": _dependency(SHA256, None, uri=False),
+    "audit.jsonl": _dependency(SHA256, None, uri=False),
     "environment.json": _dependency(SHA256, None, uri=False),
     # of what is installed: no run writes one yet, and a record that names one is well-formed
     "sbom.cdx.json": _dependency(SHA256, None, uri=False),
@@ -192,6 +195,14 @@ _RESULT = fields(
         "recovered": boolean,
     }
 )
+_AUDIT = fields(
+    {
+        **dict.fromkeys(
+            ("inputsUsed", "inputsUnused", "missing", "writes", "connections", "programs", "host"), many(NAME)
+        ),
+        "more": WHOLE,
+    }
+)
 RECORD: Form = fields(
     {
         "_type": one_of(STATEMENT_TYPE),
@@ -238,8 +249,9 @@ RECORD: Form = fields(
                             ),  # of records from before they were looked at
                         ),
                         "mirage_chain": CHAIN,
+                        "mirage_audit": _AUDIT,
                     },
-                    absent=("mirage_chain",),  # of records from before there was a log
+                    absent=("mirage_chain", "mirage_audit"),  # of records from before there were such
                 ),
             }
         ),

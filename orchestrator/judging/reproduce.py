@@ -144,6 +144,8 @@ def _spec(services: Services, record: Record, found: Found) -> RunSpec:
         cpus=sandbox["cpus"],
         gpus=tuple(external["gpus"]),
         shm_size=sandbox["shm"],
+        pids=sandbox["pids"],
+        runtime=sandbox.get("runtime"),
     )
 
 
