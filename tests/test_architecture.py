@@ -25,7 +25,7 @@ LAYERS = (
     "catalog",
     "life prepare definition run",
     "questions judging",
-    "recover plain",
+    "recover plain report",
     "cli",
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}

@@ -193,6 +193,28 @@ def test_graphviz_reads_the_graph(story: Story) -> None:
     subprocess.run(["dot", "-Tsvg"], input=text, text=True, check=True, capture_output=True)
 
 
+def test_a_report_of_real_runs(story: Story, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    story.project.mirage("tag", story.same["run_id"], "told")
+    told = story.project.asked("report", story.dirty["run_id"], story.train["run_id"], "-o", str(out))
+    assert told == {
+        "path": str(out),
+        "size": out.stat().st_size,
+        "runs": [story.dirty["run_id"], story.train["run_id"]],
+    }
+    text = out.read_text()
+    for each in (story.dirty, story.train):
+        assert each["image"]["digest"] in text and each["record"] in text
+    assert f"committed since as {story.later}" in text and "training.<wbr>lr" in text and "rows:v1" in text
+    assert story.data["run_id"] in text  # where the data came from
+    story.project.mirage("report", "latest", "-o", str(out))
+    assert out.read_text().count("<script") == 0
+    err = story.project.refused(
+        "report", "latest", "-o", str(tmp_path / "no" / "r.html"), code=2, program="mirage"
+    )
+    assert "cannot be written" in err
+
+
 def keys(answer: Any) -> dict[str, Any]:
     return {each["kind"]: each for each in answer["keys"]}
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "explain": ("relations", "explain", "What decided each key of a run, and what was nearest."),
     "tag": ("questions", "tag", "Tag a run."),
     "note": ("questions", "note", "Write a note beside a run."),
+    "report": ("reporting", "report", "Write a report of runs: one HTML file."),
     "verify": ("judging", "verify", "Check a run's record and all that it names, running nothing."),
     "reproduce": ("judging", "reproduce", "Make a run again, and judge it output by output."),
     "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
