@@ -25,7 +25,7 @@ LAYERS = (
     "catalog",
     "life prepare definition run",
     "questions judging",
-    "recover plain report",
+    "recover plain report exports",
     "cli",
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}

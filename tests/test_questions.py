@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.run_tools import BIN, PROJECT_YAML, Project, engine, git
+from tests.validator_tools import judge
 
 WORKFLOW = """
 from mirage import artifact, config, flow, metrics
@@ -213,6 +214,34 @@ def test_a_report_of_real_runs(story: Story, tmp_path: Path) -> None:
         "report", "latest", "-o", str(tmp_path / "no" / "r.html"), code=2, program="mirage"
     )
     assert "cannot be written" in err
+
+
+def test_exports_of_a_real_run(story: Story, tmp_path: Path) -> None:
+    project, run = story.project, story.train["run_id"]
+    written = {}
+    for name, kind in (
+        ("ro-crate", "ro-crate"),
+        ("cyclonedx", "cyclonedx-1.6"),
+        ("openlineage", "openlineage"),
+    ):
+        path = tmp_path / name
+        told = project.asked("export", run, "--format", name, "-o", str(path))
+        assert told == {"format": name, "path": str(path), "runs": [run]}
+        assert judge(kind, [path]) == {path: []}
+        written[name] = path
+    bom = json.loads(written["cyclonedx"].read_text())
+    assert bom["metadata"]["component"]["version"] == story.train["image"]["digest"]
+    assert any(each["bom-ref"].startswith("pkg:deb/debian/python3.11") for each in bom["components"])
+    project.mirage("export", run, story.data["run_id"], "--format", "mlflow", "-o", str(tmp_path / "mlruns"))
+    project.mirage("export", run, "--format", "record", "-o", str(tmp_path / "r.json"))
+    assert json.loads((tmp_path / "r.json").read_text()) == project.record(run)
+    for words in (
+        ("--format", "record", "-o", str(tmp_path / "r.json")),
+        (story.data["run_id"], "--format", "cyclonedx"),
+        ("--format", "cyclonedx", "--license", "https://spdx.org/licenses/MIT"),
+        ("--format", "mlflow", "-o", str(tmp_path / "m.zip")),
+    ):
+        project.refused("export", run, *words, code=2, program="mirage")
 
 
 def keys(answer: Any) -> dict[str, Any]:

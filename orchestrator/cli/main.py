@@ -30,6 +30,7 @@ _COMMANDS = {
     "tag": ("questions", "tag", "Tag a run."),
     "note": ("questions", "note", "Write a note beside a run."),
     "report": ("reporting", "report", "Write a report of runs: one HTML file."),
+    "export": ("exporting", "export", "Write runs for other tools: RO-Crate, CycloneDX, MLflow, ..."),
     "verify": ("judging", "verify", "Check a run's record and all that it names, running nothing."),
     "reproduce": ("judging", "reproduce", "Make a run again, and judge it output by output."),
     "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
