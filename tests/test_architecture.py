@@ -19,7 +19,7 @@ LAYERS = (
     "digest canonical reference sizes image.layer image.oci",
     "ports",
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
-    "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
+    "yamlschema yamlcore setting_values settings overrides project_folder config store artifacts executors",
     "key image",
     "provenance compare",
     "catalog",
