@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import canonical
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.tree import TreeEntry
 from orchestrator.artifacts.version import Manifest, publish
@@ -23,6 +25,7 @@ from orchestrator.catalog import Catalog, ask
 from orchestrator.catalog.index import Index
 from orchestrator.digest import Digest
 from orchestrator.journal import RunFolders
+from orchestrator.judging import verdicts
 from orchestrator.provenance import Byproduct, ResultOutput
 from orchestrator.questions.lineage import Graph, Walk, finder
 from orchestrator.report import account, chart, drawing, page, pictures, series
@@ -267,6 +270,20 @@ def test_runs_are_compared_by_what_differs(shelf: Shelf, browser: Browser, tmp_p
     )
 
 
+@pytest.mark.parametrize("sources", [["another processor"], None, 5])
+def test_a_verdict_is_shown_with_where_it_first_differs(shelf: Shelf, sources: Any) -> None:
+    shelf.records.add(run_id(1))
+    told = {"summary": "DIFFERS", "firstDifference": "model:<cnn>", "probableSources": sources}
+    statement = canonical.encode({"predicate": {"mirage_verdict": told}})
+    shelf.records.store.create(f"{verdicts.folder_of(run_id(1))}{run_id(2)}.json", statement)
+    text = shelf.report(1).decode()
+    assert '<span class="badge bad">made again: differs</span>' in text and run_id(2) in text
+    assert "first difference: model:&lt;cnn&gt;" in text
+    assert ("another processor" in text) == isinstance(sources, list)
+    shelf.records.store.create(f"{verdicts.folder_of(run_id(1))}{run_id(3)}.json", b"[]")
+    assert "A verdict cannot be read" in shelf.report(1).decode()
+
+
 def test_equal_runs_do_not_differ_and_reports_have_no_time_of_their_own(shelf: Shelf) -> None:
     for number in (1, 2):
         shelf.records.add(run_id(number), config={"a": 1})
@@ -345,7 +362,8 @@ def test_any_values_can_be_drawn(values: list[float]) -> None:
 def test_ticks_are_few_and_inside(low: float, span: float) -> None:
     found = chart.axis(low, low + span, 4)
     assert 1 <= len(found.ticks) <= 13
-    assert all(found.low - span * 1e-6 <= each <= found.high + span * 1e-6 for each in found.ticks)
+    room = (found.high / 2 - found.low / 2) * 1e-5  # of a span that may be wider than was asked for
+    assert all(found.low - room <= each <= found.high + room for each in found.ticks)
 
 
 def test_a_long_course_keeps_its_peaks_its_gaps_and_its_ends(shelf: Shelf) -> None:

@@ -49,7 +49,10 @@ def axis(low: float, high: float, wanted: int) -> _Axis:
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
     if last - first > 3 * wanted or first > last:
         return _Axis(low, high, (low, high))
-    return _Axis(low, high, tuple(at * step for at in range(int(first), int(last) + 1)))
+    ticks = (at * step for at in range(int(first), int(last) + 1))
+    # Where a double's last digit is about as wide as the axis, a product can lie outside of it.
+    inside = tuple(each for each in ticks if low - span * 1e-6 <= each <= high + span * 1e-6)
+    return _Axis(low, high, inside or (low, high))
 
 
 def tick(value: float) -> str:

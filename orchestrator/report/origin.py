@@ -119,7 +119,8 @@ def _verdicts(run: Account) -> Markup | None:
     lines = []
     for each in run.verdicts:
         told = each.statement["predicate"]["mirage_verdict"]
-        first, sources = told.get("firstDifference"), told.get("probableSources") or ()
+        first, sources = told.get("firstDifference"), told.get("probableSources")
+        sources = sources if isinstance(sources, list) else []
         about = f"first difference: {first}" if first else ""
         about += f"; probable source: {', '.join(map(str, sources))}" if first and sources else ""
         lines.append((each.by, [badge(each.summary), " ", shortened(about)]))
