@@ -44,4 +44,4 @@ tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap
 
 test-tools:
-	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz openssh-client openssl strace
+	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz openssh-client openssl strace chromium

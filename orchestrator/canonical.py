@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TypeAlias
 
-import rfc8785
-
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ConfigError
 
@@ -19,6 +17,8 @@ def encode(value: Json) -> bytes:
     Raises ConfigError for what JSON cannot hold exactly: NaN, infinities, integers beyond 2^53, half a
     surrogate pair (RFC 8785 sections 3.2.2.2 and 3.2.2.3, RFC 7493 sections 2.1 and 2.2).
     """
+    import rfc8785  # what only reads does without it
+
     try:
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:

@@ -19,6 +19,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
+    "chromium": "the tests of reports in a browser",
     "docker-registry": "the tests of bases from a registry",
     "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
@@ -52,7 +53,7 @@ def missing(tool: str) -> list[str]:
     """The Debian packages that are needed for a tool and not there."""
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
-    if tool in ("docker-registry", "graphviz", "openssh-client", "openssl", "strace"):
+    if tool in ("chromium", "docker-registry", "graphviz", "openssh-client", "openssl", "strace"):
         return [] if program({"graphviz": "dot", "openssh-client": "ssh-keygen"}.get(tool, tool)) else [tool]
     if tool == "python3-venv":
         return [] if has_ensurepip("/usr/bin/python3") else ["python3-venv"]

@@ -19,13 +19,13 @@ LAYERS = (
     "digest canonical reference sizes image.layer image.oci",
     "ports",
     "process source journal hardware logspool plan single_flight rounding where locks skeleton "
-    "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
+    "yamlschema yamlcore setting_values settings overrides project_folder config store artifacts executors",
     "key image",
     "provenance compare trust fences",
     "catalog",
     "life prepare definition hints run",
     "questions judging",
-    "recover plain",
+    "recover plain report exports",
     "cli",
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}

@@ -150,10 +150,10 @@ def _lines(
 
 def _has_store(place: Workplace) -> bool:
     """Whether there is anything to list: a question makes no store."""
-    scheme, separator, rest = place.settings.store.partition("://")
+    scheme, separator, rest = place.store_name.partition("://")
     if separator and scheme != "file":
         return True
-    folder = Path(rest) if separator else place.project.folder / Path(place.settings.store).expanduser()
+    folder = Path(rest) if separator else place.folder / Path(place.store_name).expanduser()
     return (folder / "store.json").exists()
 
 
@@ -201,7 +201,7 @@ def committed_as(place: Workplace, runs: Sequence[dict[str, Json]]) -> dict[str,
     from orchestrator.source.checkout import locate
 
     try:
-        folder = place.project.folder
+        folder = place.folder
         found = history.commits_with_trees(folder, locate(folder).prefix, {str(run["tree"]) for run in dirty})
     except SourceError:
         return {}  # not in a repository just now: nothing to add

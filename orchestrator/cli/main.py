@@ -29,6 +29,8 @@ _COMMANDS = {
     "explain": ("relations", "explain", "What decided each key of a run, and what was nearest."),
     "tag": ("questions", "tag", "Tag a run."),
     "note": ("questions", "note", "Write a note beside a run."),
+    "report": ("reporting", "report", "Write a report of runs: one HTML file."),
+    "export": ("exporting", "export", "Write runs for other tools: RO-Crate, CycloneDX, MLflow, ..."),
     "verify": ("judging", "verify", "Check a run's record and all that it names, running nothing."),
     "reproduce": ("judging", "reproduce", "Make a run again, and judge it output by output."),
     "key": ("keys", "key", "Keys that sign records, and keys that are trusted."),
