@@ -24,6 +24,7 @@ TOOLS = {
     "git": "reading a project's source",
     "mmdebstrap": "making a base image",
     "python3-venv": "making .venv",
+    "skopeo": "the tests of exported images",
     "strace": "the tests of crashes and of failing disks",
 }
 
@@ -50,7 +51,7 @@ def missing(tool: str) -> list[str]:
     """The Debian packages that are needed for a tool and not there."""
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
-    if tool in ("docker-registry", "graphviz", "strace"):
+    if tool in ("docker-registry", "graphviz", "skopeo", "strace"):
         return [] if program({"graphviz": "dot"}.get(tool, tool)) else [tool]
     if tool == "python3-venv":
         return [] if has_ensurepip("/usr/bin/python3") else ["python3-venv"]

@@ -106,6 +106,11 @@ class Library:
                 if data is not None:
                     self._bank.create(name, data)
 
+    def keep_place(self, image: Digest, reference: str, entry: bytes) -> None:
+        """Write down in the store, beside what an image's key led to, where the image was pushed to."""
+        name = hex_of(of_bytes(reference.encode()))
+        self._bank.create(f"keys/image/{hex_of(image)}/places/{name}.json", entry)
+
     @property
     def cache_id(self) -> str:
         """The identity of the machine's cache: how far the files of ``lock_path`` reach."""
