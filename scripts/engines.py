@@ -2,7 +2,7 @@
 """Other engines than this machine's own, for checks that an image is the same on all: a newer Docker with the
 containerd image store, and podman. Both come from a newer Debian suite, in a root of their own.
 
-    scripts/engines.py root                            make the root (once; some 30 s and 700 MB)
+    scripts/engines.py root containerd|podman          make its root (once)
     scripts/engines.py exec containerd|podman -- CMD   start that engine, run CMD with DOCKER_HOST, end it
 
 The engine runs in a mount namespace of its own with that root (pivot_root: in a plain chroot `docker exec` would enter
@@ -33,20 +33,20 @@ from scripts import packages
 from scripts.packages import Missing, say
 
 SUITE = "forky"
-PACKAGES = (
-    "ca-certificates",
-    "containerd",
-    "crun",
-    "docker.io",
-    "docker-cli",
-    "iptables",
-    "mount",
-    "netavark",
-    "podman",
-    "runc",
-    "skopeo",
-)
-ENGINES = ("containerd", "podman")
+_RECIPE = "2"  # counts up when the same packages would give another root
+PACKAGES = {
+    "containerd": ("base-files", "ca-certificates", "containerd", "docker.io", "iptables", "mount", "runc"),
+    "podman": (
+        "base-files",
+        "ca-certificates",
+        "catatonit",
+        "crun",
+        "iptables",
+        "mount",
+        "netavark",
+        "podman",
+    ),
+}
 START_SECONDS = 60
 # What a system has of its own; everything else at the top of this machine is shown to the engine at its own path.
 _OWN = {
@@ -75,6 +75,11 @@ for name in proc sys dev $1; do
   mount --rbind "/$name" "$root/$name"
 done
 shift
+if [ "$1" = podman ] && [ -d /sys/fs/cgroup/unified ]; then
+  # podman 5 runs on cgroup v2 alone; with limits off it needs the hierarchy and none of its controllers
+  umount -l "$root/sys/fs/cgroup"
+  mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+fi
 mount -t tmpfs tmpfs "$root/run"
 mkdir -p "$root/.outside"
 for name in resolv.conf hosts; do
@@ -97,28 +102,28 @@ def folder() -> Path:
     return top
 
 
-def root() -> Path:
-    """The root with the engines in it, made now where it is not there. Raises Missing."""
+def root(kind: str) -> Path:
+    """The root with an engine in it, made now where it is not there. Raises Missing."""
     if os.geteuid() != 0:
         raise Missing("other engines can only be started by root", "sudo")
-    packages.ensure(["mmdebstrap"])
-    name = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()[:12]
-    target = folder() / f"root-{name}"
+    packages.ensure(["mmdebstrap", "iproute2"])
+    name = hashlib.sha256(" ".join((_RECIPE, SUITE, *PACKAGES[kind])).encode()).hexdigest()[:12]
+    target = folder() / f"{kind}-root-{name}"
     with (folder() / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            say(f"making a root with other engines from Debian {SUITE} (once)")
-            _make(target)
+            say(f"making a root with {kind} from Debian {SUITE} (once)")
+            _make(target, PACKAGES[kind])
     return target
 
 
-def _make(target: Path) -> None:
+def _make(target: Path, wanted: Sequence[str]) -> None:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
         options = Path(name) / "apt.conf"
         options.write_text(debian.apt_options() + 'Acquire::Check-Valid-Until "false";\n')
-        command = ["mmdebstrap", "--variant=apt", "--mode=root", f"--include={','.join(PACKAGES)}"]
+        command = ["mmdebstrap", "--variant=extract", "--mode=root", f"--include={','.join(wanted)}"]
         command += [f"--aptopt={options}", "--skip=output/dev"]
         command += [f"--keyring={path}" for path in debian.KEYRINGS if path.exists()]
         command += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]
@@ -141,7 +146,7 @@ def _make(target: Path) -> None:
 @contextmanager
 def engine(kind: str) -> Iterator[str]:
     """An engine that answers, as DOCKER_HOST; it and its data are gone afterwards. Raises Missing."""
-    system = root()
+    system = root(kind)
     place = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=folder()))
     place.chmod(0o755)
     address = place / "docker.sock"
@@ -257,10 +262,10 @@ def run(kind: str, command: Sequence[str]) -> int:
 def main(argv: Sequence[str]) -> int:
     """The command line; 2 for a wrong one, 8 where there is no such engine."""
     try:
-        if list(argv) == ["root"]:
-            print(root())
+        if len(argv) == 2 and argv[0] == "root" and argv[1] in PACKAGES:
+            print(root(argv[1]))
             return 0
-        if len(argv) > 3 and argv[0] == "exec" and argv[1] in ENGINES and argv[2] == "--":
+        if len(argv) > 3 and argv[0] == "exec" and argv[1] in PACKAGES and argv[2] == "--":
             return run(argv[1], argv[3:])
     except Missing as error:
         say(f"error: {error}\n  -> {error.hint}")

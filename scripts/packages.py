@@ -22,6 +22,7 @@ TOOLS = {
     "docker-registry": "the tests of bases from a registry",
     "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
+    "iproute2": "the tests on other engines",
     "mmdebstrap": "making a base image",
     "python3-venv": "making .venv",
     "skopeo": "the tests of exported images",
@@ -51,8 +52,8 @@ def missing(tool: str) -> list[str]:
     """The Debian packages that are needed for a tool and not there."""
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
-    if tool in ("docker-registry", "graphviz", "skopeo", "strace"):
-        return [] if program({"graphviz": "dot"}.get(tool, tool)) else [tool]
+    if tool in ("docker-registry", "graphviz", "iproute2", "skopeo", "strace"):
+        return [] if program({"graphviz": "dot", "iproute2": "ip"}.get(tool, tool)) else [tool]
     if tool == "python3-venv":
         return [] if has_ensurepip("/usr/bin/python3") else ["python3-venv"]
     needs = [] if program("mmdebstrap") else ["mmdebstrap"]

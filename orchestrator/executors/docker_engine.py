@@ -160,7 +160,7 @@ class DockerEngine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container; gives its id."""
-        host = docker_json.host_options(spec)
+        host = docker_json.host_options(spec, podman=self.info().name == "podman")
         with _told("create a container"):
             made = self._api.create_container_from_config(
                 self._api.create_container_config(
