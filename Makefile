@@ -43,4 +43,4 @@ tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap
 
 test-tools:
-	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 skopeo strace
+	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime skopeo strace

@@ -20,6 +20,7 @@ from orchestrator.image.assemble import RunImage
 from orchestrator.image.base import Base, Bases
 from orchestrator.image.environment import Environment
 from orchestrator.image.library import Library
+from orchestrator.image.variation import USUAL, Manner
 from orchestrator.journal import RunFolders
 from orchestrator.key import Key, run_key
 from orchestrator.locks.committed import of_snapshot
@@ -44,6 +45,7 @@ class Services:
     executor: Executor
     reporter: Reporter
     folders: RunFolders
+    manner: Manner = USUAL
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
             network=build.network,
             reporter=reporter,
             fresh=request.no_cache,
+            manner=services.manner,
         )
         argv = ("python", "-m", settings.workflow, "--config", config.path, *request.extra)
         title = services.project.settings.project if services.project.named else None

@@ -23,6 +23,7 @@ TOOLS = {
     "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
     "iproute2": "the tests on other engines",
+    "libfaketime": "the tests of builds at another time",
     "mmdebstrap": "making a base image",
     "python3-venv": "making .venv",
     "skopeo": "the tests of exported images",
@@ -54,6 +55,8 @@ def missing(tool: str) -> list[str]:
         return [] if program("git") else ["git", "ca-certificates"]
     if tool in ("docker-registry", "graphviz", "iproute2", "skopeo", "strace"):
         return [] if program({"graphviz": "dot", "iproute2": "ip"}.get(tool, tool)) else [tool]
+    if tool == "libfaketime":
+        return [] if any(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")) else [tool]
     if tool == "python3-venv":
         return [] if has_ensurepip("/usr/bin/python3") else ["python3-venv"]
     needs = [] if program("mmdebstrap") else ["mmdebstrap"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.digest import Digest
     from orchestrator.image.base import Base
     from orchestrator.image.oci import Image
+    from orchestrator.judging.image_check import Checked
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -281,3 +282,97 @@ def push(
         print_json({"digest": chosen.image.digest, "reference": exact})
     else:
         print(exact)
+
+
+@image.command("verify", context_settings=_HELP)
+@click.argument("run_id", metavar="[RUN]", required=False)
+@_config_options(required=False)
+@click.option(
+    "--vary",
+    "ways",
+    default="",
+    metavar="WAY,...",
+    help="Build under other circumstances: time, umask, locale, order, user, cores, or all.",
+)
+@_JSON
+def verify_image(
+    run_id: str | None,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    snapshot: bool,
+    ways: str,
+    as_json: bool,
+) -> int:
+    """Build the image of a run or of a config again from nothing, and compare it layer by layer.
+
+    Nothing that was built or downloaded before is used but the base, by its digest. The exit code is 0 where all is
+    equal bit for bit, and 9 where something differs.
+    """
+    from orchestrator.image import variation
+    from orchestrator.judging import image_check
+
+    vary = variation.read(word.strip() for word in ways.split(",") if word.strip())
+    found = _built_again(run_id, config_file, overrides, snapshot, vary)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _tell_checked(found, image_check.SHOWN)
+    return 0 if found.equal else 9
+
+
+def _built_again(
+    run_id: str | None,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    snapshot: bool,
+    vary: frozenset[str],
+) -> Checked:
+    from orchestrator.errors import ConfigError
+    from orchestrator.judging import image_check
+    from orchestrator.prepare import Request, Stages, prepare
+
+    if (run_id is None) == (config_file is None):
+        raise ConfigError("expected a RUN or --config FILE, one of them", hint="RUN may be `latest`")
+    if config_file is not None:
+        place, config = _request(config_file, overrides, snapshot)
+        services, request = place.services(), Request(config, overrides)
+        image = prepare(request, services, Stages()).image.image
+        return image_check.check(
+            services, image.digest, image.diff_ids, lambda anew: prepare(request, anew, Stages()), vary
+        )
+    if overrides or snapshot:
+        raise ConfigError("--set and --snapshot go with --config", hint="a run's image is what it is")
+    from orchestrator.judging.rebuild import prepare_again
+    from orchestrator.judging.record import Record, wanted_image
+
+    place = Workplace.here()
+    assert run_id is not None
+    row = place.catalog.find(run_id)
+    record = Record(row.run_id, row.record)
+    wanted = wanted_image(record)
+    return image_check.check(
+        place.services(),
+        wanted.digest,
+        wanted.diff_ids,
+        lambda anew: prepare_again(anew, record, anew=False),
+        vary,
+    )
+
+
+def _tell_checked(found: Checked, shown: int) -> None:
+    varied = f" (with another {', '.join(found.varied)})" if found.varied else ""
+    print(f"{found.got}: {'equal' if found.equal else f'differs from {found.wanted}'}{varied}")
+    for layer in found.layers:
+        equal = layer.wanted == layer.got
+        print(f"  {'equal' if equal else 'differs':<8} {layer.got}  {layer.of}")
+        if layer.differences is None:
+            print("           the bytes that it had before are kept nowhere, so they cannot be compared")
+        for each in (layer.differences or ())[:shown]:
+            print(f"           {each.file}: {each.what}{f' ({each.reason})' if each.reason else ''}")
+        if layer.differences is not None and len(layer.differences) > shown:
+            print(f"           and {len(layer.differences) - shown} more (--json has all)")
+    if found.compiled:
+        print(
+            f"  compiled on the spot: {', '.join(found.compiled)}; another machine's compiler may give other bytes"
+            " (the store keeps the wheel that was used)"
+        )

@@ -25,10 +25,11 @@ from orchestrator.image.installer import Batch
 from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure
 from orchestrator.image.oci import Layer
+from orchestrator.image.variation import USUAL, Manner
 from orchestrator.image.wheels import Wheel
 from orchestrator.locks.lock import parse as parse_lock
 from orchestrator.locks.pinned import Lock, Pinned
-from orchestrator.ports import ContainerSpec, Engine, Reporter
+from orchestrator.ports import ContainerSpec, Engine, Reporter, Tmpfs
 
 BUILDER_LABEL = "flow.mirage.builder"
 CACHE_VOLUME = "mirage-uv-cache"
@@ -42,17 +43,26 @@ class Builder:
     """Builds one environment in one container, which is gone afterwards."""
 
     def __init__(
-        self, engine: Engine, library: Library, reporter: Reporter, handover: Handover, network: str
+        self,
+        engine: Engine,
+        library: Library,
+        reporter: Reporter,
+        handover: Handover,
+        network: str,
+        manner: Manner = USUAL,
     ) -> None:
         self.engine = engine
         self.library = library
         self.reporter = reporter
         self._handover = handover
         self._network = "bridge" if network == "default" else network
+        self._manner = manner
+        self._python = ""
 
     def build(self, lock: Lock, base: Base, key: Digest) -> tuple[Layer, Digest]:
         """Install, finish and take the layer; the containers are gone afterwards, whatever happened."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        self._python = base.python.executable
         self._remove_stale(key)
         lock, made = wheels.build(self, lock, base, image_id, key)
         try:
@@ -134,12 +144,16 @@ class Builder:
                 user="0:0",
                 network=self._network,
                 read_only=False,
-                volumes=((CACHE_VOLUME, "/cache"),) if cache else (),
+                volumes=((self._manner.volume or CACHE_VOLUME, "/cache"),) if cache else (),
+                tmpfs=tuple(Tmpfs(folder, "rw,exec") for folder in self._manner.memory_folders),
             )
         )
         try:
             self.engine.start(container)
             self.engine.put(container, "/", self._files())
+            prologue = self._manner.prologue(self._python)
+            if prologue:
+                self.engine.run_in(container, prologue, (), self.reporter)
             yield container
         finally:
             self.engine.remove(container)
@@ -150,6 +164,7 @@ class Builder:
             yield "build/ca.crt", self._handover.ca_bundle, 0o644
         if self._handover.netrc is not None:
             yield "build/netrc", self._handover.netrc, 0o600
+        yield from self._manner.files()
 
     def _helpers(self) -> Iterator[tuple[str, bytes, int]]:
         yield "build/in_builder.py", (_HERE / "in_builder.py").read_bytes(), 0o644
@@ -188,14 +203,15 @@ class Builder:
         self._each(container, lock, base, batches, ())
         self._settle(container, lock, base, batches)
         check = ("/build/uv", "pip", "check", "--python", installer.PYTHON)
-        code, output = self.engine.run_in(container, check, self.env(), self.reporter)
+        code, output = self._run(container, check, self.env())
         if code != 0:
             self.reporter.warn(f"{lock.path} is not complete or not consistent:\n{installer.tail(output)}")
         return lock
 
     def _put(self, container: str, lock: Lock, built: frozenset[str]) -> list[Batch]:
         found = installer.batches(lock, self.env(), built)
-        self.engine.put(container, "/", ((batch.file[1:], batch.content(), 0o644) for batch in found))
+        files = ((each.file[1:], each.content(backwards=self._manner.backwards), 0o644) for each in found)
+        self.engine.put(container, "/", files)
         return found
 
     def _each(
@@ -257,19 +273,25 @@ class Builder:
 
     def uv(self, container: str, lock: Lock, base: Base, words: tuple[str, ...], env: installer.Env) -> None:
         """Run uv on the lock; what goes wrong there is the lock's or the network's fault."""
-        code, output = self.engine.run_in(container, ("/build/uv", *words), env, self.reporter)
+        code, output = self._run(container, ("/build/uv", *words), env)
         if code != 0:
             raise installer.failure(lock, base, self._hide(output))
 
     def command(self, container: str, argv: tuple[str, ...], env: installer.Env) -> str:
         """Run a program in the builder. Raises ImageError where it fails."""
-        code, output = self.engine.run_in(container, argv, env, self.reporter)
+        code, output = self._run(container, argv, env)
         if code != 0:
             raise ImageError(
                 f"{argv[0].rpartition('/')[2]} failed in the builder (exit code {code}):\n"
                 f"{installer.tail(self._hide(output))}"
             )
         return output
+
+    def _run(self, container: str, argv: tuple[str, ...], env: installer.Env) -> tuple[int, str]:
+        manner = self._manner
+        return self.engine.run_in(
+            container, manner.argv(self._python, argv), manner.env(env), self.reporter, user=manner.user
+        )
 
     def _hide(self, output: str) -> str:
         for secret in self._handover.secrets:

@@ -15,6 +15,7 @@ from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent, tag_of
 from orchestrator.image.oci import Image, Layer, RunConfig, build
+from orchestrator.image.variation import USUAL, Manner
 from orchestrator.locks.pinned import Lock
 from orchestrator.locks.selection import select
 from orchestrator.locks.target import Target
@@ -87,6 +88,7 @@ def provide(
     network: str,
     reporter: Reporter,
     fresh: bool = False,
+    manner: Manner = USUAL,
 ) -> Environment:
     """The environment of a lock on a base: known from before, or built now, once per machine at a time.
 
@@ -114,7 +116,7 @@ def provide(
         reporter.stage(
             "environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}"
         )
-        builder = Builder(engine, library, reporter, handover(), network)
+        builder = Builder(engine, library, reporter, handover(), network, manner)
         layer, installed = builder.build(lock, base, key)
         result: dict[str, Json] = {
             "digest": layer.digest,

@@ -43,9 +43,10 @@ class Batch:
     env: Env
     file: str
 
-    def content(self) -> bytes:
+    def content(self, *, backwards: bool = False) -> bytes:
         """The requirements, sorted."""
-        return "".join(f"{line}\n" for line in sorted(p.requirement() for p in self.packages)).encode()
+        lines = sorted((p.requirement() for p in self.packages), reverse=backwards)
+        return "".join(f"{line}\n" for line in lines).encode()
 
 
 def batches(lock: Lock, env: Env, built: frozenset[str]) -> list[Batch]:

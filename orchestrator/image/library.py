@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -110,6 +110,39 @@ class Library:
         """Write down in the store, beside what an image's key led to, where the image was pushed to."""
         name = hex_of(of_bytes(reference.encode()))
         self._bank.create(f"keys/image/{hex_of(image)}/places/{name}.json", entry)
+
+    @property
+    def folder(self) -> Path:
+        """The machine's cache."""
+        return Path(self._cache.location)
+
+    def lend_bases(
+        self, other: FolderStore, layers_of: Callable[[dict[str, Json]], Iterable[Digest]]
+    ) -> None:
+        """Show another cache all bases that are known here, with their layers (by hard link where possible)."""
+        for place in (self._bank, self._cache):
+            for kind in ("base", "recipe", "dockerfile"):
+                for name in place.keys(f"keys/{kind}/"):
+                    data = place.read(name)
+                    if data is None:
+                        continue
+                    other.create(name, data)
+                    if kind == "base" and "/results/" in name:
+                        entry = canonical.decode(data)
+                        assert isinstance(entry, dict)
+                        for digest in layers_of(entry):
+                            self._lend(other, digest)
+
+    def _lend(self, other: FolderStore, digest: Digest) -> None:
+        if other.has(digest):
+            return
+        if self._cache.has(digest):
+            other.put_file(self._cache.blob_path(digest), digest=digest, link=True)
+        elif self._bank.has(digest):
+            with other.writer() as writer:
+                for piece in self.read(digest):
+                    writer.write(piece)
+                writer.commit()
 
     @property
     def cache_id(self) -> str:
