@@ -133,8 +133,9 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         title = services.project.settings.project if services.project.named else None
         recipe = assemble.Recipe(title, taken, config, locked, base, env)
         image = assemble.provide(recipe, engine, library, reporter, fresh=request.no_cache)
-        for digest in (*image.image.diff_ids, env.installed):
-            library.bank(digest)
+        for digest in image.image.diff_ids:
+            library.bank(digest, "base" if digest in base.image.diff_ids else "layers")
+        library.bank(env.installed)
         for kind, digest in (("base", base.digest), ("env", env.key), ("image", image.key.digest)):
             library.bank_key(kind, digest)
     key = run_key(

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of
 from orchestrator.errors import ImageError, LockError
-from orchestrator.image import installer, wheels
+from orchestrator.image import installer, wheel_bank, wheels
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.installer import Batch
@@ -26,6 +26,7 @@ from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure
 from orchestrator.image.oci import Layer
 from orchestrator.image.variation import USUAL, Manner
+from orchestrator.image.wheel_bank import Banked
 from orchestrator.image.wheels import Wheel
 from orchestrator.locks.lock import parse as parse_lock
 from orchestrator.locks.pinned import Lock, Pinned
@@ -64,6 +65,9 @@ class Builder:
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
         self._python = base.python.executable
         self._remove_stale(key)
+        banked = wheel_bank.find(self.library, key)
+        if banked is not None:
+            return self._from_bank(banked, lock, base, image_id, key)
         lock, made = wheels.build(self, lock, base, image_id, key)
         try:
             return self._build(lock, made, base, image_id, key)
@@ -74,6 +78,34 @@ class Builder:
             lock = self._with_sources_marked(lock, base, image_id, key, error)
             again, more = wheels.build(self, wheels.left(lock, known), base, image_id, key)
             return self._build(again, (*made, *more), base, image_id, key)
+
+    def _from_bank(
+        self, banked: tuple[Banked, ...], lock: Lock, base: Base, image_id: str, key: Digest
+    ) -> tuple[Layer, Digest]:
+        """The environment from wheels of the store alone: the builder gets no network."""
+        self.reporter.note("all of its wheels are kept: no index is asked")
+        self._network = "none"
+        kept = {each.package: each for each in banked}
+        packages = tuple(
+            replace(each, hashes=kept[each.name].hashes, url="", index=None) for each in lock.packages
+        )
+        made = tuple(each.wheel for each in banked)
+        return self._build(replace(lock, packages=packages), made, base, image_id, key)
+
+    def keep_wheels(self, lock: Lock, base: Base, key: Digest, manifest: bytes) -> None:
+        """Fetch the wheels of an environment that was built before, and keep them in the store."""
+        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        self._python = base.python.executable
+        lock, made = wheels.build(self, lock, base, image_id, key)
+        try:
+            marked = wheels.without_wheel(self, lock, base, image_id, key)
+        except LockError:
+            marked = lock
+        lock, more = wheels.build(
+            self, wheels.left(marked, frozenset(w.package for w in made)), base, image_id, key
+        )
+        with self.container(image_id, key) as container:
+            wheel_bank.keep(self, container, lock, (*made, *more), base, key, manifest)
 
     def _with_sources_marked(
         self, lock: Lock, base: Base, image_id: str, key: Digest, error: LockError
@@ -102,7 +134,7 @@ class Builder:
         sources = {wheel.package: wheel for wheel in made}
         for package in installed:
             package["hashes"] = [h for p in used.packages if p.name == package["name"] for h in p.hashes]
-            if package["name"] in sources:
+            if package["name"] in sources and sources[package["name"]].source:
                 wheel = sources[package["name"]]
                 package["built"] = {
                     "from": list(wheel.source),

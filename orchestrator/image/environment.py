@@ -98,6 +98,50 @@ def provide(
     notes = lock.notes
     lock = narrowed(lock, base)
     manifest = key_manifest(lock, base, groups)
+    made = _provide(lock, notes, base, manifest, engine, library, handover, network, reporter, fresh, manner)
+    if "wheels" in library.banked and lock.packages:
+        _keep_wheels(lock, base, made, engine, library, handover, network, reporter)
+    return made
+
+
+def _keep_wheels(
+    lock: Lock,
+    base: Base,
+    made: Environment,
+    engine: Engine,
+    library: Library,
+    handover: Callable[[], Handover],
+    network: str,
+    reporter: Reporter,
+) -> None:
+    """The environment's wheels in the store, fetched once."""
+    from orchestrator.image import wheel_bank
+    from orchestrator.image.builder import Builder
+
+    with single_flight(library.lock_path(f"env-{hex_of(made.key)}"), "this environment's wheels", reporter):
+        kept = wheel_bank.find(library, made.key)
+        if kept is None:
+            builder = Builder(engine, library, reporter, handover(), network)
+            builder.keep_wheels(lock, base, made.key, made.key_manifest)
+            return
+        for each in kept:
+            library.bank(each.digest, "wheels")
+        library.bank_key("wheels", made.key)
+
+
+def _provide(
+    lock: Lock,
+    notes: tuple[str, ...],
+    base: Base,
+    manifest: bytes,
+    engine: Engine,
+    library: Library,
+    handover: Callable[[], Handover],
+    network: str,
+    reporter: Reporter,
+    fresh: bool,
+    manner: Manner,
+) -> Environment:
     key = of_bytes(manifest)
     if not fresh:
         known = _known(library, key, manifest)
@@ -128,7 +172,7 @@ def provide(
             reporter.warn(
                 f"drift: the environment {key} was built before with another digest than {layer.digest}"
             )
-        library.bank(layer.digest)
+        library.bank(layer.digest, "layers")
         return Environment(key, manifest, layer, installed, cached=False)
 
 

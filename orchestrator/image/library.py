@@ -31,9 +31,10 @@ def cache_folder() -> Path:
 class Library:
     """Layers and key ledgers in the machine's cache, with the project's store behind it."""
 
-    def __init__(self, cache: FolderStore, bank: Store) -> None:
+    def __init__(self, cache: FolderStore, bank: Store, banked: Iterable[str] = ("layers", "base")) -> None:
         self._cache = cache
         self._bank = bank
+        self.banked = frozenset(banked)  # what the project's store is to keep (project.yaml, `bank`)
 
     def find(self, kind: str, key: Digest) -> dict[str, Json] | None:
         """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable.
@@ -60,10 +61,10 @@ class Library:
             place.create(f"{top}/results/{hex_of(digest)}.json", canonical.encode(result))
         return bool(before - {str(digest)})
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes, kind: str = "") -> Digest:
         """Keep small bytes in both places."""
         digest = self._cache.put(data)
-        self.bank(digest)
+        self.bank(digest, kind)
         return digest
 
     def writer(self) -> AbstractContextManager[BlobWriter]:
@@ -88,8 +89,13 @@ class Library:
                 hint="remove that blob; it is then built again, or restored from the other copy",
             )
 
-    def bank(self, digest: Digest) -> None:
-        """Keep a layer in the project's store too, so that another machine can restore it."""
+    def bank(self, digest: Digest, kind: str = "") -> None:
+        """Keep a blob in the project's store too, so that another machine can restore it.
+
+        ``kind`` is a word of `bank:`; the store gets that kind where the project asks for it, and others always.
+        """
+        if kind and kind not in self.banked:
+            return
         if not self._bank.has(digest) and self._cache.has(digest):
             self._bank.put_file(self._cache.blob_path(digest), digest=digest, link=True)
 
