@@ -116,6 +116,18 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
             engine, library, services.project.folder, reporter, handover=hand_over, network=build.network
         )
         base = bases.resolve(settings.base, bases.platform(), fresh=request.no_cache)
+        if locked.loose:
+            from orchestrator.image import resolving
+
+            locked = resolving.provide(
+                locked,
+                base,
+                engine=engine,
+                library=library,
+                handover=hand_over,
+                network=build.network,
+                reporter=reporter,
+            )
     with stages("image"):
         env = environment.provide(
             locked,

@@ -92,6 +92,29 @@ class Builder:
         made = tuple(each.wheel for each in banked)
         return self._build(replace(lock, packages=packages), made, base, image_id, key)
 
+    def resolve(self, lock: Lock, wanted: tuple[str, ...], base: Base, key: Digest) -> bytes:
+        """Requirements with everything pinned and hashed, as the index has it now. Raises LockError."""
+        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        self._python = base.python.executable
+        self._remove_stale(key)
+        files = {"in": wanted, "constraints": lock.constraints}
+        with self.container(image_id, key) as container:
+            self.engine.put(
+                container,
+                "/",
+                [
+                    (f"build/{name}.txt", "".join(f"{x}\n" for x in lines).encode(), 0o644)
+                    for name, lines in files.items()
+                ],
+            )
+            env = installer.places(self.env(), lock)
+            words: tuple[str, ...] = ("pip", "compile", "--python", base.python.executable)
+            words += ("--generate-hashes", "--no-header", "--no-annotate", "-o", "/build/out.txt")
+            words += ("-c", "/build/constraints.txt") if lock.constraints else ()
+            words += ("/build/in.txt",)
+            self.uv(container, lock, base, words, env)
+            return b"".join(self.engine.get(container, "/build/out.txt"))
+
     def keep_wheels(self, lock: Lock, base: Base, key: Digest, manifest: bytes) -> None:
         """Fetch the wheels of an environment that was built before, and keep them in the store."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)

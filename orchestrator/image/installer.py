@@ -75,6 +75,11 @@ def _from_here(env: Env) -> Env:
     return _with(env, UV_NO_INDEX="1", UV_FIND_LINKS=WHEELS, UV_OFFLINE="1")
 
 
+def places(env: Env, lock: Lock) -> Env:
+    """The installer's environment for packages that name no index of their own."""
+    return _beside(env, lock)
+
+
 def _beside(env: Env, lock: Lock) -> Env:
     """The host's places, with those that the whole lock names in place of its index or beside it."""
     told = dict(env)
