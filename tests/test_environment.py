@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -524,6 +525,28 @@ def test_of_two_processes_one_builds_and_the_other_waits_and_takes_its_layer(
     assert [words[1] for words in said] == ["built", "cached"]
     assert "another run is making this environment" in said[1][2]
     assert index.served == [next(iter(index.files))]
+
+
+def test_of_eight_processes_the_builder_is_killed_in_the_middle_and_the_others_go_on(
+    place: Library, tmp_path: Path, volume: str
+) -> None:
+    with Index(wheel("plain", {"plain.py": b""})) as index:
+        index.open.clear()
+        children = [start(tmp_path, index, volume)]
+        assert index.asked.wait(30)
+        children += [start(tmp_path, index, volume) for _ in range(7)]
+        time.sleep(3)
+        assert len(builders(place)) == 1
+        index.asked.clear()
+        children[0].kill()
+        children[0].communicate(timeout=30)
+        assert index.asked.wait(30)  # one of the others builds now
+        assert len(builders(place)) == 1
+        index.open.set()
+        said = [child.communicate(timeout=60)[0].split(maxsplit=2) for child in children[1:]]
+    assert len({words[0] for words in said}) == 1
+    assert sorted(words[1] for words in said) == ["built", *["cached"] * 6]
+    assert builders(place) == []
 
 
 def test_another_digest_under_the_same_key_is_told_as_drift_and_both_are_kept(place: Library) -> None:
