@@ -165,6 +165,7 @@ class Index:
         self.files = dict(files)
         self.login = login
         self.served: list[str] = []
+        self.yanked: dict[str, str] = {}
         self.asked = threading.Event()
         self.open = threading.Event()
         self.open.set()
@@ -179,6 +180,10 @@ class Index:
         """The hash of the one file of a package."""
         (data,) = (data for file, data in self.files.items() if file.startswith(f"{name}-"))
         return "sha256:" + hashlib.sha256(data).hexdigest()
+
+    def mark(self, file: str) -> str:
+        """What says of a file that it was yanked (PEP 592)."""
+        return f' data-yanked="{self.yanked[file]}"' if file in self.yanked else ""
 
     def lock(self, *names: str) -> bytes:
         """A lock of packages of this index, with hashes."""
@@ -218,7 +223,7 @@ class Index:
                     self._answer(200, index.files[name], ("Content-Type", "application/octet-stream"))
                     return
                 links = [
-                    f'<a href="/files/{file}#sha256={hashlib.sha256(data).hexdigest()}">{file}</a>'
+                    f'<a href="/files/{file}#sha256={hashlib.sha256(data).hexdigest()}"{index.mark(file)}>{file}</a>'
                     for file, data in index.files.items()
                     if file.partition("-")[0].replace("_", "-") == name
                 ]

@@ -411,6 +411,19 @@ def test_a_lock_that_lacks_a_dependency_is_installed_as_it_is_and_told(
     assert any("absent" in warning and "not complete" in warning for warning in notes.warnings)
 
 
+def test_a_package_that_was_yanked_is_installed_as_locked_and_told(
+    place: Library, tmp_path: Path, volume: str
+) -> None:
+    file, data = wheel("gone", {"gone.py": b""})
+    with Index((file, data)) as index:
+        index.yanked[file] = "broken on Tuesdays"
+        notes = Notes()
+        made = provide(index.lock("gone"), place, notes, index.handover(tmp_path), network="host")
+    assert set(installed(place, made)) == {"gone"}
+    assert len(notes.warnings) == 1
+    assert "gone==1.0" in notes.warnings[0] and "broken on Tuesdays" in notes.warnings[0]
+
+
 def test_an_interrupted_build_leaves_no_builder_and_no_result(
     place: Library, tmp_path: Path, volume: str
 ) -> None:

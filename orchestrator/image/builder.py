@@ -59,6 +59,7 @@ class Builder:
         self._network = "bridge" if network == "default" else network
         self._manner = manner
         self._python = ""
+        self._told: set[str] = set()
 
     def build(self, lock: Lock, base: Base, key: Digest) -> tuple[Layer, Digest]:
         """Install, finish and take the layer; the containers are gone afterwards, whatever happened."""
@@ -329,6 +330,11 @@ class Builder:
     def uv(self, container: str, lock: Lock, base: Base, words: tuple[str, ...], env: installer.Env) -> None:
         """Run uv on the lock; what goes wrong there is the lock's or the network's fault."""
         code, output = self._run(container, ("/build/uv", *words), env)
+        for line in output.splitlines():
+            told = line.removeprefix("warning: ")
+            if "yanked" in line and told != line and told not in self._told:
+                self._told.add(told)
+                self.reporter.warn(f"{lock.path}: {told}")
         if code != 0:
             raise installer.failure(lock, base, self._hide(output))
 
