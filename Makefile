@@ -44,4 +44,5 @@ tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap
 
 test-tools:
-	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz openssh-client openssl strace chromium
+	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime openssh-client openssl \
+		skopeo strace chromium

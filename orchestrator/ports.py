@@ -15,6 +15,8 @@ from typing import BinaryIO, Protocol
 from orchestrator.digest import Digest
 from orchestrator.errors import EngineError
 
+Pairs = tuple[tuple[str, str], ...]  # names and values
+
 
 class BlobWriter(Protocol):
     """A blob being written; nothing of it is visible in the store before ``commit``."""
@@ -137,8 +139,8 @@ class ContainerSpec:
     image: str
     argv: tuple[str, ...]
     name: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    env: Pairs = ()
+    labels: Pairs = ()
     user: str = ""
     working_dir: str = ""
     network: str = "none"
@@ -256,7 +258,7 @@ class Engine(Protocol):
         """The containers that carry the label ``name`` or ``name=value``."""
 
     def run_in(
-        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+        self, container: str, argv: tuple[str, ...], env: Pairs, reporter: Reporter, user: str = "0:0"
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes to ``reporter``; gives code and output."""
 

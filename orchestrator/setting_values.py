@@ -60,6 +60,21 @@ def one_of(*words: str) -> Reader:
     return read
 
 
+def some_of(*words: str) -> Reader:
+    """A list of some of these words, sorted, each once; it may be empty."""
+
+    def read(value: Json) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise Unfit(f"a list of some of {', '.join(words)}")
+        for number, item in enumerate(value):
+            if item not in words:
+                near = did_you_mean(item, list(words)) if isinstance(item, str) else None
+                raise Unfit(" or ".join(words), hint=near, at=(number,))
+        return tuple(sorted({str(item) for item in value}))
+
+    return read
+
+
 def optional(reader: Reader) -> Reader:
     """Null, or what ``reader`` takes."""
 

@@ -93,6 +93,7 @@ class ProjectSettings:
     s3: S3Settings = field(default_factory=S3Settings)
     base: str = _read_by(values.location, "python-3.11")
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    bank: tuple[str, ...] = _read_by(values.some_of("base", "layers", "wheels"), ("base", "layers"))
     dirty: str = _read_by(values.one_of("refuse", "snapshot"), "refuse")
     run: RunSettings = field(default_factory=RunSettings)
     build: BuildSettings = field(default_factory=BuildSettings)

@@ -32,6 +32,7 @@ store: .mirage/artifacts
 s3: {endpoint_url: null, region: null, profile: null}
 base: python-3.11
 environment: {lock: auto, groups: [main]}
+bank: [layers, base]
 dirty: refuse
 run: {network: none, memory: null, cpus: null, gpus: 0, shm_size: 1g, timeout: null, threads: 1, seed: 0, env: {}, secrets: []}
 build: {network: default, ca_bundle: auto, index: inherit}

@@ -102,7 +102,7 @@ class Workplace:
         from orchestrator.image.library import Library, cache_folder
         from orchestrator.store.folder import FolderStore
 
-        return Library(FolderStore.open_at(cache_folder()), self.store)
+        return Library(FolderStore.open_at(cache_folder()), self.store, self.settings.bank)
 
     @cached_property
     def folders(self) -> RunFolders:

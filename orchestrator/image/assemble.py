@@ -155,7 +155,7 @@ def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
 
 
 def _keep(library: Library, data: bytes, created_by: str) -> Layer:
-    digest = library.put(data)
+    digest = library.put(data, "layers")
     return Layer(digest, len(data), created_by)
 
 

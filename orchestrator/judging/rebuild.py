@@ -61,6 +61,12 @@ def rebuild(services: Services, record: Record, *, anew: bool) -> Rebuilt:
 
     Raises CannotVerify where the commit is not here.
     """
+    prepared = prepare_again(services, record, anew=anew)
+    return Rebuilt(prepared, recorded_key(record, prepared.image.key).digest)
+
+
+def prepare_again(services: Services, record: Record, *, anew: bool) -> Prepared:
+    """The stages of a record's run up to its image, from a clean checkout of its commit. Raises CannotVerify."""
     external = record.external
     source = record.dependency("source")
     commit, prefix = str(source["digest"]["gitCommit"]), str(external["projectPath"])
@@ -68,8 +74,7 @@ def rebuild(services: Services, record: Record, *, anew: bool) -> Rebuilt:
     with checked_out(services.project.folder, commit, prefix) as folder:
         if not anew:
             _pin(services, record, folder)
-        prepared = _prepare(services, record, folder, anew)
-    return Rebuilt(prepared, recorded_key(record, prepared.image.key).digest)
+        return _prepare(services, record, folder, anew)
 
 
 def _prepare(services: Services, record: Record, folder: Path, anew: bool) -> Prepared:

@@ -116,11 +116,13 @@ class _Image:
         if not checks.equal("image.diffIds", list(kept.diff_ids), list(wanted.diff_ids)):
             return
         states = {digest: checks.blobs.state(digest) for digest in kept.diff_ids}
+        pushed = "" if present or MISSING not in states.values() else _in_registry(self._store, wanted)
         for digest, state in states.items():
-            if state == MISMATCH or (state == MISSING and not present):
+            if state == MISMATCH or (state == MISSING and not (present or pushed)):
                 checks.add("image.layer", state, f"{digest}{'' if state == MISSING else ' has other bytes'}")
-        if present or set(states.values()) == {OK}:
+        if present or pushed or set(states.values()) == {OK}:
             how = ["in the engine"] if present else []
+            how += [f"in {pushed}"] if pushed else []
             how += ["restorable from the store"] if set(states.values()) == {OK} else []
             checks.add("image", OK, f"{wanted.digest}, {len(states)} layers, {' and '.join(how)}")
         self._labels(kept)
@@ -243,6 +245,19 @@ class _Image:
 
 def _ask(project: Path, name: str) -> str:
     return git.ask(project, "rev-parse", "--verify", "--quiet", name).decode().strip()
+
+
+def _in_registry(store: Store, wanted: Wanted) -> str:
+    """The registry that has the image now, of those that it was pushed to; empty where none has."""
+    from orchestrator.image import exporting
+
+    for reference in exporting.places(store, wanted.key, wanted.digest):
+        try:
+            if exporting.there(reference):
+                return reference.partition("@")[0]
+        except MirageError:
+            continue
+    return ""
 
 
 def _present(engine: Engine | None, wanted: Wanted) -> bool:
