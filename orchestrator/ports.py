@@ -1,7 +1,6 @@
 """The seams: Store, Engine, Executor, Reporter. Each says its contract, failure included; no code.
 
-No host path crosses the executor seam: it speaks in digests, descriptors and streams, so that a remote
-engine or a cluster fits behind it.
+No host path crosses the executor seam: it speaks in digests and streams, so that a cluster fits behind it.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Intake(Protocol):
 class Store(Protocol):
     """Two primitives, on every backend: blobs named by digest, and objects created at most once.
 
-    Everything else (artifact versions, aliases, records, keys) is built from these two. Whatever is
-    read back is verified by the reader. All calls raise StoreError and leave the store readable.
+    Artifact versions, aliases, records and keys are built from these. What is read back is verified by the reader.
+    All calls raise StoreError and leave the store readable.
     """
 
     @property
@@ -189,9 +188,7 @@ class BuildFailed(EngineError):
     def __init__(self, reason: str, *, step: int | None, output: str) -> None:
         where = "the build" if step is None else f"step {step} of the build"
         super().__init__(f"{where} failed: {reason}" + (f"\n{output}" if output else ""))
-        self.reason = reason
-        self.step = step
-        self.output = output
+        self.reason, self.step, self.output = reason, step, output
 
 
 class Engine(Protocol):
