@@ -60,8 +60,8 @@ def _project(*packages: str) -> str:
 
 def _cases() -> list[Case]:
     poetry = _projects.ROOT / "tests" / "locks" / "poetry21"
-    pipfile = '[[source]]\nurl = "https://pypi.org/simple"\nverify_ssl = true\nname = "pypi"\n'
-    pipfile += '[packages]\nflask = "*"\nsqlalchemy = "*"\n[requires]\npython_version = "3.11"\n'
+    # without a source, pipenv takes its own
+    pipfile = '[packages]\nflask = "*"\nsqlalchemy = "*"\n[requires]\npython_version = "3.11"\n'
     run = (_UV, "tool", "run", "-q")
     export = (_UV, "export", "-q", "--format", "pylock.toml", "-o", "pylock.toml")
     return [
