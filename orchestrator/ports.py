@@ -1,6 +1,6 @@
 """The seams: Store, Engine, Executor, Reporter. Each says its contract, failure included; no code.
 
-No host path crosses the executor seam: it speaks in digests and streams, so that a remote engine fits behind it.
+No host path crosses the executor seam: it speaks in digests and streams, so that a cluster fits behind it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import BinaryIO, Protocol
 from orchestrator.digest import Digest
 from orchestrator.errors import EngineError
 from orchestrator.ports_upkeep import Upkeep
+
+Pairs = tuple[tuple[str, str], ...]  # names and values
 
 
 class BlobWriter(Protocol):
@@ -40,8 +42,8 @@ class Intake(Protocol):
 class Store(Upkeep, Protocol):
     """Two primitives, on every backend: blobs named by digest, and objects created at most once.
 
-    Everything else (artifact versions, aliases, records, keys) is built from these two. Whatever is
-    read back is verified by the reader. All calls raise StoreError and leave the store readable.
+    Artifact versions, aliases, records and keys are built from these. What is read back is verified by the reader.
+    All calls raise StoreError and leave the store readable.
     """
 
     @property
@@ -137,8 +139,8 @@ class ContainerSpec:
     image: str
     argv: tuple[str, ...]
     name: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    env: Pairs = ()
+    labels: Pairs = ()
     user: str = ""
     working_dir: str = ""
     network: str = "none"
@@ -146,6 +148,7 @@ class ContainerSpec:
     drop_capabilities: bool = True
     init: bool = True
     pids: int = 4096
+    runtime: str | None = None
     shm_size: int = 1 << 30
     memory: int | None = None
     cpus: float | None = None
@@ -186,9 +189,7 @@ class BuildFailed(EngineError):
     def __init__(self, reason: str, *, step: int | None, output: str) -> None:
         where = "the build" if step is None else f"step {step} of the build"
         super().__init__(f"{where} failed: {reason}" + (f"\n{output}" if output else ""))
-        self.reason = reason
-        self.step = step
-        self.output = output
+        self.reason, self.step, self.output = reason, step, output
 
 
 class Engine(Protocol):
@@ -258,7 +259,7 @@ class Engine(Protocol):
         """The containers that carry the label ``name`` or ``name=value``."""
 
     def run_in(
-        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+        self, container: str, argv: tuple[str, ...], env: Pairs, reporter: Reporter, user: str = "0:0"
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes to ``reporter``; gives code and output."""
 
@@ -302,6 +303,8 @@ class RunSpec:
     cpus: float | None
     gpus: tuple[str, ...]
     shm_size: int
+    pids: int = 4096
+    runtime: str | None = None  # the engine's name of an OCI runtime, such as runsc; None: its default
 
 
 @dataclass(frozen=True)
@@ -320,6 +323,7 @@ class Sandbox:
     seccomp: str
     init: bool
     limits_enforced: bool
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orchestrator import definition, life
+from orchestrator import canonical, definition, hints, life
 from orchestrator import journal as journals
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
@@ -30,10 +30,12 @@ class Finished:
     plan: Plan
     sealed: Sealed
     seconds: tuple[tuple[str, float], ...]
+    hints: tuple[str, ...] = ()
 
 
 def run(request: Request, services: Services) -> Finished:
     """Do the whole job. A failed workflow is a result, not an error; errors are for what kept it from running."""
+    services.notary.ready()
     stages = Stages()
     with writing(services.store) as store:
         banked = replace(services, store=store, library=services.library.banking(store))
@@ -74,7 +76,8 @@ def carry_out(
     if attempt.failure is not None:
         services.reporter.note(f"it could not start, and is recorded: mirage show {run_id}")
         raise attempt.failure
-    return Finished(attempt.plan, sealed, stages.seconds())
+    told = hints.of_sealed(attempt.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
+    return Finished(attempt.plan, sealed, stages.seconds(), told)
 
 
 class _Attempt:
@@ -152,6 +155,7 @@ class _Attempt:
                     log=self._services.folders.of(self._run_id) / "log",
                     journal=self._journal,
                     reporter=self._services.reporter,
+                    notary=self._services.notary,
                     recovered=False,
                 )
             except MirageError as error:
@@ -164,8 +168,9 @@ class _Attempt:
         return sealed
 
 
-def to_json(plan: Plan, sealed: Sealed, seconds: tuple[tuple[str, float], ...]) -> dict[str, Json]:
+def to_json(finished: Finished) -> dict[str, Json]:
     """The object that `mirage-run --json` prints."""
+    plan, sealed = finished.plan, finished.sealed
     result = sealed.result
     return {
         "run_id": plan.run_id,
@@ -177,6 +182,8 @@ def to_json(plan: Plan, sealed: Sealed, seconds: tuple[tuple[str, float], ...]) 
         "outputs": [{"id": o.id, "digest": o.digest, "size": o.size} for o in result.outputs],
         "unpublished": list(result.unpublished),
         "metrics": dict(result.metrics),
-        "timing": dict(seconds),
+        "audit": None if result.audit_json is None else canonical.decode(result.audit_json),
+        "hints": [*finished.hints],
+        "timing": dict(finished.seconds),
         "record": sealed.record,
     }

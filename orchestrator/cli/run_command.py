@@ -92,7 +92,7 @@ def run(
     request = Request(config, overrides, extra, no_cache)
     finished = runs.run(request, place.services())
     if as_json:
-        print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))
+        print_json(runs.to_json(finished))
     else:
         _tell(finished)
     return _EXIT[finished.sealed.result.status]
@@ -143,7 +143,12 @@ def _tell(finished: Finished) -> None:
         print(f"  metric {name} = {value:.6g}" if value is not None else f"  metric {name} = (not a number)")
     image = plan.summary()["image"]
     assert isinstance(image, dict)
+    changed = plan.summary()["fences"]
+    if isinstance(changed, list) and changed:
+        print(f"  fences {', '.join(map(str, changed))}")
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
+    for hint in finished.hints:
+        print(f"  -> {hint}")
     if result.status == "failed":
         print(f"  -> `mirage logs {plan.run_id}` prints its output again")

@@ -169,7 +169,7 @@ class DockerEngine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container; gives its id."""
-        host = docker_json.host_options(spec)
+        host = docker_json.host_options(spec, podman=self.info().name == "podman")
         with _told("create a container"):
             made = self._api.create_container_from_config(
                 self._api.create_container_config(
@@ -250,11 +250,16 @@ class DockerEngine:
         return tuple(state for state in states if state is not None)
 
     def run_in(
-        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+        self,
+        container: str,
+        argv: tuple[str, ...],
+        env: tuple[tuple[str, str], ...],
+        reporter: Reporter,
+        user: str = "0:0",
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes line by line to the reporter."""
         with _told(f"run {argv[0]} in the container"):
-            made = self._api.exec_create(container, list(argv), environment=dict(env), user="0:0")
+            made = self._api.exec_create(container, list(argv), environment=dict(env), user=user)
             output: list[str] = []
             rest = b""
             for piece in self._api.exec_start(made["Id"], stream=True):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import canonical
-from orchestrator.artifacts import outbox
+from orchestrator.artifacts import outbox, removal
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.canonical import Json
 from orchestrator.errors import EngineError
@@ -31,7 +31,6 @@ from orchestrator.ports import (
 )
 
 RUN_LABEL = "flow.mirage.run"
-PIDS = 4096
 # A run started by root is still not root inside: this uid owns its outbox and nothing else on the machine.
 UNPRIVILEGED = 10001
 # Seconds to wait for an engine that went away to come back.
@@ -68,6 +67,7 @@ class LocalDocker:
             seccomp="default",
             init=container.init,
             limits_enforced=self._engine.info().limits_enforced,
+            runtime=container.runtime,
         )
 
     def submit(self, spec: RunSpec) -> str:
@@ -99,7 +99,8 @@ class LocalDocker:
             user=f"{uid}:{gid}",
             working_dir="/workspace",
             network=spec.network,
-            pids=PIDS,
+            pids=spec.pids,
+            runtime=spec.runtime,
             shm_size=spec.shm_size,
             memory=spec.memory,
             cpus=spec.cpus,
@@ -225,7 +226,8 @@ class LocalDocker:
         if handle is not None:
             self._engine.remove(handle)
         for name in ("out", "in"):
-            shutil.rmtree(self._runs / run_id / name, ignore_errors=True)
+            with suppress(OSError):
+                removal.remove(self._runs / run_id / name)
         for name in ("passwd", "group"):
             (self._runs / run_id / name).unlink(missing_ok=True)
 

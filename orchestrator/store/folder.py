@@ -6,9 +6,7 @@ leaves only files under `staging/`, never a torn blob or object.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator import canonical
-from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest
+from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
 from orchestrator.store import folder_upkeep
@@ -26,7 +24,7 @@ from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, s
 
 FORMAT = "mirage-store/1"
 _KEY_PART = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-_EMPTY = of_bytes(b"")
+_EMPTY = Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # of no bytes
 # What a dead process left under `staging/` goes after this many seconds; a living one is never that slow.
 _STALE = 7 * 24 * 3600.0
 
@@ -81,7 +79,7 @@ class FolderStore:
             sync(self._blobs)
         probe(self)
         self.create("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        self.create("store.json", canonical.encode({"format": FORMAT, "id": secrets.token_hex(16)}))
+        self.create("store.json", canonical.encode({"format": FORMAT, "id": os.urandom(16).hex()}))
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there; one that was written to since it was stored is hashed first."""
@@ -245,7 +243,7 @@ class FolderStore:
                     if error.errno not in NO_LINK:
                         raise
                 source.seek(0)
-            hasher = hashlib.sha256()
+            hasher = sha256()
             with target.open("xb", buffering=0) as sink:
                 try:
                     while piece := source.read(CHUNK):
