@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator import canonical, provenance
+from orchestrator import canonical, logtimes, provenance
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
@@ -206,7 +206,7 @@ class Follower:
     def _read(self, output: Iterator[tuple[str, bytes]]) -> None:
         try:
             for stream, data in output:
-                self._spool.write(data)
+                self._spool.write(data, stream)
                 self._reporter.log(stream, data)
         except EngineError as error:
             self._reporter.warn(f"the log broke off: {error.message}")
@@ -370,7 +370,15 @@ def _log_byproduct(store: Store, spool: LogSpool | None, log: Path) -> Iterator[
         spool.close()
         dropped = spool.dropped
     if log.exists() and log.stat().st_size:
-        with log.open("rb") as source:
-            digest = of_file(source)
-        store.put_file(log, digest=digest, link=False)
+        digest = _kept(store, log)
         yield Byproduct("log", digest, (("bytes", log.stat().st_size), ("droppedBytes", dropped)))
+        times = logtimes.beside(log)
+        if times.exists():
+            yield Byproduct("log.times", _kept(store, times))
+
+
+def _kept(store: Store, path: Path) -> Digest:
+    with path.open("rb") as source:
+        digest = of_file(source)
+    store.put_file(path, digest=digest, link=False)
+    return digest

@@ -233,8 +233,8 @@ class Engine(Protocol):
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
         """Follow a created container's output to its end as ("stdout" | "stderr", bytes); call before ``start``."""
 
-    def logs(self, container: str, *, follow: bool) -> Iterator[bytes]:
-        """All output that the engine kept so far; ``follow``: and what comes while the container runs."""
+    def logs(self, container: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
+        """All output that the engine kept so far, as ``attach`` gives it; ``follow``: and what comes while it runs."""
 
     def wait(self, container: str) -> None:
         """Return when the container is no longer running, or when the connection broke: inspect then."""

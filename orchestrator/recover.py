@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator import journal as journals
-from orchestrator import life, plan
+from orchestrator import life, logtimes, plan
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.errors import Interrupted, MirageError
 from orchestrator.executors.local_docker import ended
@@ -150,8 +151,8 @@ class Recovery:
         if state.status == "created":
             return End(None, "never-started")
         if state.status in ("exited", "dead"):
-            for _, data in self._executor.replay(handle, follow=False):
-                spool.write(data)
+            for stream, data in self._executor.replay(handle, follow=False):
+                spool.write(data, stream)
             return End(ended(state), stopped)
         self._reporter.note(f"{planned.run_id} is still running: following it (Ctrl-C stops the workflow)")
         timeout = planned.timeout
@@ -168,9 +169,14 @@ def _fuller(folder: Path) -> Path:
     log, adopted = folder / "log", folder / "log.adopted"
     before = log.stat().st_size if log.exists() else -1
     if adopted.stat().st_size > before:
+        # without its times first: a log with the times of another one would lie
+        logtimes.beside(log).unlink(missing_ok=True)
         adopted.replace(log)
+        with suppress(FileNotFoundError):
+            logtimes.beside(adopted).replace(logtimes.beside(log))
     else:
         adopted.unlink()
+        logtimes.beside(adopted).unlink(missing_ok=True)
     for rest in folder.glob("log.tail-*"):
         rest.unlink(missing_ok=True)
     return log

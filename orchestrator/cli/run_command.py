@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.terminal import print_json
+from orchestrator.cli.terminal import print_json, settle
 from orchestrator.cli.wiring import EngineSoon, Workplace
 from orchestrator.errors import ConfigError
 
@@ -91,10 +92,13 @@ def run(
     _settle_orphans(place)
     request = Request(config, overrides, extra, no_cache)
     finished = runs.run(request, place.services())
-    if as_json:
-        print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))
-    else:
-        _tell(finished)
+    settle()
+    with suppress(BrokenPipeError):  # whoever read stdout went away: the exit code still says how it ended
+        if as_json:
+            print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))
+        else:
+            _tell(finished)
+        sys.stdout.flush()
     return _EXIT[finished.sealed.result.status]
 
 

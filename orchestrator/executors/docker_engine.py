@@ -193,10 +193,22 @@ class DockerEngine:
             )
         return _named(stream)
 
-    def logs(self, container: str, *, follow: bool) -> Iterator[bytes]:
-        """All output that the engine kept so far, and what follows while the container runs."""
+    def logs(self, container: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
+        """All output that the engine kept so far, and what follows while the container runs.
+
+        The library's own call does not tell the streams apart.
+        """
         with _told("read the container's log"):
-            yield from self._api.logs(container, stdout=True, stderr=True, stream=True, follow=follow)
+            answer = self._api._get(
+                self._api._url("/containers/{0}/logs", container),
+                params={"stdout": 1, "stderr": 1, "follow": int(follow)},
+                stream=True,
+            )
+            try:
+                self._api._disable_socket_timeout(self._api._get_raw_response_socket(answer))
+                yield from docker_json.frames(answer.raw.read)
+            finally:
+                answer.close()
 
     def wait(self, container: str) -> None:
         """Return when the container is no longer running, or when the connection broke."""

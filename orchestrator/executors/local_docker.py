@@ -176,8 +176,8 @@ class LocalDocker:
         return self._engine.attach(handle)
 
     def replay(self, handle: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
-        """The output that the engine kept so far (which stream it was, it does not tell), and what follows."""
-        return (("stdout", data) for data in self._engine.logs(handle, follow=follow))
+        """The output that the engine kept so far, and what follows."""
+        return self._engine.logs(handle, follow=follow)
 
     def wait(self, handle: str) -> Ended | None:
         """Block until it has ended; a broken wait is never believed, the container is inspected again."""
