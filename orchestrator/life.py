@@ -6,13 +6,11 @@ record; a process that dies in the middle is replaced by recover.py, which enter
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from orchestrator import canonical, logtimes, provenance
@@ -20,8 +18,10 @@ from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
 from orchestrator.digest import Digest, of_bytes, of_file
+from orchestrator.ends import End, classify
 from orchestrator.errors import EngineError, Interrupted, StoreError
 from orchestrator.hardware import describe
+from orchestrator.interrupts import Interrupts
 from orchestrator.journal import Journal, RunFolders, read
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
@@ -38,29 +38,6 @@ STORE_PATIENCE = 60.0
 LOG_PATIENCE = 10.0
 # Seconds beyond its grace after which a container that was asked to end is killed, and killed again.
 STOP_PATIENCE = 10.0
-
-
-class Interrupts:
-    """Counts Ctrl-C and SIGTERM while it is entered; the first asks, the second insists, the third leaves."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.event = threading.Event()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                self._before[number] = signal.signal(number, self._seen)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _seen(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.event.set()
 
 
 def open_outbox(
@@ -86,18 +63,6 @@ def open_outbox(
     return Outbox(place, store, run_id, reporter, published=published, before=before)
 
 
-@dataclass(frozen=True)
-class End:
-    """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did.
-
-    ``trouble`` is what kept the workflow from being started, where that was not the user.
-    """
-
-    ended: Ended | None
-    stopped: str | None  # "interrupt" | "timeout" | "cancel" | "never-started"
-    trouble: str | None = None
-
-
 class Follower:
     """Follows one container to its end: log, outbox, interrupts, timeout."""
 
@@ -109,6 +74,7 @@ class Follower:
         outbox: Outbox,
         spool: LogSpool,
         reporter: Reporter,
+        cancelled: Callable[[], str | None],
     ) -> None:
         self._executor = executor
         self._handle = handle
@@ -116,10 +82,12 @@ class Follower:
         self._outbox = outbox
         self._spool = spool
         self._reporter = reporter
+        self._cancelled = cancelled
         self._done = threading.Event()
         self._ended: Ended | None = None
         self._trouble: Exception | None = None
         self._stopped: str | None = None
+        self._by: str | None = None
         self._killed = False
         self._store_trouble_since: float | None = None
         self._stop_due = 0.0
@@ -132,11 +100,12 @@ class Follower:
         timeout: float | None,
         grace: float,
         stopped: str | None = None,
+        by: str | None = None,
     ) -> End:
         """Block until the container has ended and all its output is kept.
 
-        ``stopped`` is what an earlier follower had already asked for. Raises EngineError where the engine
-        does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
+        ``stopped`` and ``by`` are what an earlier follower had already asked for, and for whom. Raises EngineError
+        where the engine does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
         """
         started = time.monotonic()
         reader = threading.Thread(target=self._read, args=(output,), daemon=True)
@@ -145,6 +114,7 @@ class Follower:
         for thread in (reader, waiter, taker):
             thread.start()
         if stopped is not None:
+            self._by = by
             self._cancel(stopped, grace)  # whoever asked for it may have died before the engine heard of it
         while not self._done.wait(POLL) or taker.is_alive():
             if self._done.is_set():
@@ -152,7 +122,9 @@ class Follower:
             elif self._trouble is not None:
                 raise self._trouble
             if interrupts.count and self._stopped is None:
-                self._stop("interrupt", grace, "stopping the workflow (once more: kill it now)")
+                self._stop(
+                    "interrupt", grace, "stopping the workflow (once more: kill it now)", interrupts.by
+                )
             elif interrupts.count == 2 and not self._killed:
                 self._killed = True
                 self._journal.write("kill")
@@ -162,6 +134,8 @@ class Follower:
                 raise Interrupted(
                     "left while the container was being stopped", hint="`mirage recover` seals its record"
                 )
+            if self._stopped is None and (who := self._cancelled()) is not None:
+                self._stop("cancel", grace, f"cancelled by {who}: stopping the workflow", who)
             if timeout is not None and self._stopped is None and time.monotonic() - started > timeout:
                 self._stop("timeout", grace, f"the workflow ran longer than {timeout:g} s: stopping it")
             if self._stopped is not None and time.monotonic() > self._stop_due and not self._done.is_set():
@@ -172,7 +146,10 @@ class Follower:
         self._drain(reader)
         if self._trouble is not None:
             raise self._trouble
-        return End(self._ended, self._stopped)
+        if self._stopped is None and self._ended is not None and self._ended.exit_code:
+            self._by = self._cancelled()  # whoever cancelled it had to kill it past us
+            self._stopped = "cancel" if self._by is not None else None
+        return End(self._ended, self._stopped, by=self._by)
 
     def _drain(self, reader: threading.Thread) -> None:
         """Wait for the rest of the log, however long it is, as long as it keeps coming."""
@@ -184,8 +161,9 @@ class Follower:
         if reader.is_alive():
             self._reporter.warn("the engine stopped sending the log before its end: the rest is not kept")
 
-    def _stop(self, why: str, grace: float, message: str) -> None:
-        self._journal.write("stop", why=why)
+    def _stop(self, why: str, grace: float, message: str, by: str | None = None) -> None:
+        self._by = by
+        self._journal.write("stop", why=why, by=by)
         self._reporter.warn(message)
         self._cancel(why, grace)
 
@@ -244,40 +222,6 @@ class Follower:
                 self._reporter.warn(f"{error}\n  the workflow waits; trying again for {STORE_PATIENCE:.0f} s")
             return True
         return False
-
-
-def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
-    """(status, exit code, signal, reason) of a run, from what the engine says and what we asked for."""
-    if end.trouble is not None:
-        return "failed", None, None, end.trouble
-    if end.stopped == "never-started":
-        return "interrupted", None, None, "mirage-run died before it started the workflow"
-    if end.ended is None:
-        return "lost", None, None, "the container is gone: the engine or the machine lost it"
-    code = end.ended.exit_code
-    name = _signal_name(code)
-    if end.stopped == "interrupt":
-        return "interrupted", code, name, "interrupted by the user"
-    if end.stopped == "cancel":
-        return "interrupted", code, name, "cancelled"
-    if end.stopped == "timeout":
-        return "failed", code, name, "timeout"
-    if code == 0:
-        return "succeeded", 0, None, "a child process ran out of memory" if end.ended.oom_killed else None
-    if end.ended.oom_killed:
-        return "failed", code, name, "out of memory"
-    if end.ended.error:
-        return "failed", code, name, f"the engine could not run it: {end.ended.error}"
-    return "failed", code, name, f"killed by {name}" if name else f"exit code {code}"
-
-
-def _signal_name(code: int | None) -> str | None:
-    if code is None or code <= 128:
-        return None
-    try:
-        return signal.Signals(code - 128).name
-    except ValueError:
-        return None
 
 
 @dataclass(frozen=True)

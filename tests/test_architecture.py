@@ -18,7 +18,8 @@ LAYERS = (
     "errors",
     "digest canonical reference sizes image.layer image.oci",
     "ports",
-    "process source journal hardware logtimes logspool logreading plan single_flight rounding where locks skeleton "
+    "process source journal hardware logtimes logspool logreading interrupts ends plan "
+    "cancelling single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
     "key image",
     "provenance compare",

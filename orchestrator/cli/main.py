@@ -34,6 +34,8 @@ _COMMANDS = {
     "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
     "base": ("images", "base", "Build, pin and show the base image."),
     "image": ("images", "image", "Build the image of a config without running it."),
+    "wait": ("following", "wait", "Wait for a run's end."),
+    "cancel": ("following", "cancel", "Stop a run, whoever follows it."),
     "recover": ("upkeep", "recover", "Adopt or reap what a dead process left."),
     "doctor": ("upkeep", "doctor", "Check engine, store, disk and leftovers."),
 }
