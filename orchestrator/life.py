@@ -36,6 +36,8 @@ STORE_RETRY = 2.0
 STORE_PATIENCE = 60.0
 # Seconds without a new byte after which the log of an ended container is taken as complete.
 LOG_PATIENCE = 10.0
+# Seconds between two signs of life that the engine is asked for; where it gives none, a line says so.
+HEARTBEAT = 30.0
 # Seconds beyond its grace after which a container that was asked to end is killed, and killed again.
 STOP_PATIENCE = 10.0
 
@@ -111,7 +113,8 @@ class Follower:
         reader = threading.Thread(target=self._read, args=(output,), daemon=True)
         waiter = threading.Thread(target=self._wait, daemon=True)
         taker = threading.Thread(target=self._take_outputs, daemon=True)
-        for thread in (reader, waiter, taker):
+        watcher = threading.Thread(target=self._watch, daemon=True)
+        for thread in (reader, waiter, taker, watcher):
             thread.start()
         if stopped is not None:
             self._by = by
@@ -196,6 +199,22 @@ class Follower:
             self._trouble = error
         finally:
             self._done.set()
+
+    def _watch(self) -> None:
+        """Say it where the engine hangs or is away; the run goes on, and so do we."""
+        silent_since = None
+        while not self._done.wait(HEARTBEAT):
+            asked = time.monotonic()
+            try:
+                self._executor.ping()
+            except EngineError:
+                silent_since = silent_since or asked
+                seconds = time.monotonic() - silent_since
+                self._reporter.warn(f"the engine has not answered for {seconds:.0f} s; waiting for it")
+                continue
+            if silent_since is not None:
+                self._reporter.note("the engine answers again")
+                silent_since = None
 
     def _take_outputs(self) -> None:
         """Take what is ready, until the container has ended: apart, since a large output takes its time."""

@@ -99,6 +99,7 @@ class EngineInfo:
     cpus: int
     memory: int
     id: str = ""  # the engine's own, kept with its data; podman has none
+    live_restore: bool = False  # whether its containers outlive it
 
 
 @dataclass(frozen=True)
@@ -233,11 +234,22 @@ class Engine(Protocol):
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
         """Follow a created container's output to its end as ("stdout" | "stderr", bytes); call before ``start``."""
 
-    def logs(self, container: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
-        """All output that the engine kept so far, as ``attach`` gives it; ``follow``: and what comes while it runs."""
+    def logs(
+        self, container: str, *, follow: bool, since: float | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        """All output that the engine kept so far, as ``attach`` gives it; ``follow``: and what comes while it runs.
 
-    def wait(self, container: str) -> None:
-        """Return when the container is no longer running, or when the connection broke: inspect then."""
+        ``since``: only what came from that time on (seconds since the epoch).
+        """
+
+    def wait(self, container: str) -> bool:
+        """True when the container is no longer running, False when the connection broke: inspect, whichever it is."""
+
+    def ping(self) -> None:
+        """Raise EngineError unless the engine takes a new connection and answers within seconds."""
+
+    def listening_since(self) -> float | None:
+        """When it began to listen (seconds since the epoch), or None where that cannot be told."""
 
     def inspect(self, container: str) -> ContainerState | None:
         """The state, or None where there is no such container."""
@@ -350,13 +362,19 @@ class Executor(Protocol):
         """Start it."""
 
     def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
-        """Its output to its end; called before ``start``, so that nothing is missed."""
+        """Its output to its end, through broken connections; called before ``start``, so that nothing is missed."""
 
     def replay(self, handle: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
         """The output that was kept so far, for a follower that was not there from the start."""
 
     def wait(self, handle: str) -> Ended | None:
-        """Block until it has ended, through broken connections; None where the container is gone."""
+        """Block until it has ended, through broken connections; None where the container is gone.
+
+        One that the engine's own restart ended has the error ``daemon_restart``, whatever its exit code says.
+        """
+
+    def ping(self) -> None:
+        """Raise EngineError unless what runs it answers."""
 
     def state(self, handle: str) -> ContainerState | None:
         """Its state now, or None where it is gone."""

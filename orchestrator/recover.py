@@ -18,7 +18,7 @@ from orchestrator import journal as journals
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.ends import End
 from orchestrator.errors import Interrupted, MirageError
-from orchestrator.executors.local_docker import ended
+from orchestrator.executors.reconnecting import ended
 from orchestrator.interrupts import Interrupts
 from orchestrator.journal import Busy, Journal, RunFolders
 from orchestrator.life import Follower, Sealed

@@ -39,6 +39,7 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         cpus=int(info.get("NCPU", 0)),
         memory=int(info.get("MemTotal", 0)),
         id=str(info.get("ID") or ""),
+        live_restore=bool(info.get("LiveRestoreEnabled")),
     )
 
 

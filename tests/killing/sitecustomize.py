@@ -1,6 +1,7 @@
 """Loaded by a child that a test starts: dies by SIGKILL right after a chosen line of the journal is on disk.
 
-MIRAGE_TEST_SIGNAL sends itself another signal instead, NUMBERxTIMES.
+MIRAGE_TEST_SIGNAL sends itself another signal instead, NUMBERxTIMES. MIRAGE_TEST_HEARTBEAT asks the engine for a sign of
+life that often, in seconds.
 """
 
 import os
@@ -26,3 +27,8 @@ if _EVENT:
                     os.kill(os.getpid(), int(_NUMBER))
 
     os.fsync = _fsync_then_die
+
+if "MIRAGE_TEST_HEARTBEAT" in os.environ:
+    from orchestrator import life
+
+    life.HEARTBEAT = float(os.environ["MIRAGE_TEST_HEARTBEAT"])
