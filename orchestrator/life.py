@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import canonical, logtimes, provenance
+from orchestrator.artifacts import audit
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
@@ -28,6 +29,8 @@ from orchestrator.plan import Plan
 from orchestrator.ports import Ended, Executor, Reporter, Store
 from orchestrator.provenance import Byproduct, Result, ResultOutput
 from orchestrator.reference import RunId, parse_artifact
+from orchestrator.trust.chain import Link
+from orchestrator.trust.notary import Notary
 
 # How often the outbox is looked at, in seconds.
 POLL = 0.02
@@ -261,6 +264,7 @@ def seal(
     log: Path,
     journal: Journal,
     reporter: Reporter,
+    notary: Notary,
     recovered: bool,
 ) -> Sealed:
     """Take what is left, write run.json and the record. The record exists once, whoever seals it.
@@ -281,6 +285,9 @@ def seal(
     events = outbox.events()
     if events is not None:
         byproducts.append(Byproduct("events.jsonl", events))
+    noted, audited = audit.take(outbox, store, plan.definition())
+    if noted is not None:
+        byproducts.append(Byproduct("audit.jsonl", noted))
     byproducts.append(Byproduct("environment.json", plan.installed))
     status, code, name, reason = classify(end)
     finished = time.time()
@@ -306,20 +313,30 @@ def seal(
         ),
         metrics=tuple(sorted(metrics.items())),
         byproducts=tuple(byproducts),
-        unpublished=tuple(o.problem for o in outbox.outputs if o.problem is not None),
+        unpublished=outbox.refused(),
         recovered=recovered,
+        audit_json=audited,
     )
     run_json = store.put(result.run_json(plan.run_id))
-    record = provenance.statement(
-        plan.run_id, plan.definition(), plan.builder(), describe(), result, run_json
-    )
-    key = provenance.record_key(plan.run_id)
-    # As a blob too: `mirage verify` tells by it whether the record was changed.
-    journal.write("record", digest=store.put(record))
-    if not store.create(key, record):
+    key, hardware = provenance.record_key(plan.run_id), describe()
+    told: set[Digest] = set()
+
+    def statement(link: Link) -> bytes:
+        return provenance.statement(
+            plan.run_id, plan.definition(), plan.builder(), hardware, result, run_json, link.to_json()
+        )
+
+    def before(link: Link, digest: Digest) -> None:
+        told.add(digest)
+        journal.write("record", digest=digest, seq=link.seq)
+
+    record = notary.seal(key, statement, before)
+    if of_bytes(record) not in told:
         # an earlier follower sealed it and died before it could say so
-        record = store.read(key) or b""
-        if canonical.decode(record)["predicate"]["buildDefinition"] != plan.definition():  # type: ignore[index, call-overload]
+        from orchestrator.trust.dsse import payload_of
+
+        found = canonical.decode(payload_of(record))
+        if found["predicate"]["buildDefinition"] != plan.definition():  # type: ignore[index, call-overload]
             raise StoreError(
                 f"the store {store.location} has the record of another run under the id {plan.run_id}",
                 hint="two machines drew one id in the same moment: run it again; its outputs are in the store",
@@ -332,7 +349,7 @@ def _log_byproduct(store: Store, spool: LogSpool | None, log: Path) -> Iterator[
     if spool is not None:
         spool.close()
         dropped = spool.dropped
-    if log.exists() and log.stat().st_size:
+    if log.exists() and (log.stat().st_size or dropped):  # a log of which all was lost is told as well
         digest = _kept(store, log)
         yield Byproduct("log", digest, (("bytes", log.stat().st_size), ("droppedBytes", dropped)))
         times = logtimes.beside(log)

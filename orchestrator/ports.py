@@ -1,7 +1,6 @@
 """The seams: Store, Engine, Executor, Reporter. Each says its contract, failure included; no code.
 
-No host path crosses the executor seam: it speaks in digests, descriptors and streams, so that a remote
-engine or a cluster fits behind it.
+No host path crosses the executor seam: it speaks in digests and streams, so that a cluster fits behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,14 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from orchestrator.digest import Digest
-from orchestrator.errors import EngineError
+from orchestrator.engine_values import (
+    BuildSpec,
+    ContainerSpec,
+    ContainerState,
+    EngineInfo,
+    LoadedImage,
+    Pairs,
+)
 
 
 class BlobWriter(Protocol):
@@ -40,8 +46,8 @@ class Intake(Protocol):
 class Store(Protocol):
     """Two primitives, on every backend: blobs named by digest, and objects created at most once.
 
-    Everything else (artifact versions, aliases, records, keys) is built from these two. Whatever is
-    read back is verified by the reader. All calls raise StoreError and leave the store readable.
+    Artifact versions, aliases, records and keys are built from these. What is read back is verified by the reader.
+    All calls raise StoreError and leave the store readable.
     """
 
     @property
@@ -77,119 +83,6 @@ class Store(Protocol):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix (which ends with ``/``), in bytewise order."""
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What an engine says of itself."""
-
-    name: str
-    version: str
-    api_version: str
-    image_store: str  # "containerd" (ids are manifest digests) or "classic" (ids are config digests)
-    os: str
-    architecture: str
-    kernel: str
-    runc: str
-    rootless: bool
-    userns: bool
-    cgroup_version: str
-    limits_enforced: bool
-    storage_driver: str
-    cpus: int
-    memory: int
-    id: str = ""  # the engine's own, kept with its data; podman has none
-    live_restore: bool = False  # whether its containers outlive it
-
-
-@dataclass(frozen=True)
-class LoadedImage:
-    """An image as the engine has it."""
-
-    id: str
-    architecture: str
-    os: str
-    diff_ids: tuple[str, ...]
-    repo_digests: tuple[str, ...]
-    env: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A bind mount of the engine's host, named by the local executor only."""
-
-    source: str
-    target: str
-    read_only: bool
-
-
-@dataclass(frozen=True)
-class Tmpfs:
-    """A file system in memory inside the container."""
-
-    target: str
-    options: str
-
-
-@dataclass(frozen=True)
-class ContainerSpec:
-    """Everything about one container; the defaults are the hardened ones (design section 9)."""
-
-    image: str
-    argv: tuple[str, ...]
-    name: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
-    user: str = ""
-    working_dir: str = ""
-    network: str = "none"
-    read_only: bool = True
-    drop_capabilities: bool = True
-    init: bool = True
-    pids: int = 4096
-    shm_size: int = 1 << 30
-    memory: int | None = None
-    cpus: float | None = None
-    gpus: tuple[str, ...] = ()
-    mounts: tuple[Mount, ...] = ()
-    volumes: tuple[tuple[str, str], ...] = ()
-    tmpfs: tuple[Tmpfs, ...] = ()
-
-
-@dataclass(frozen=True)
-class ContainerState:
-    """What the engine says of a container; ``status`` as Docker has it (created, running, exited...)."""
-
-    id: str
-    status: str
-    exit_code: int | None
-    oom_killed: bool
-    error: str
-    started_at: str
-    finished_at: str
-    labels: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class BuildSpec:
-    """A Dockerfile's build: ``dockerfile`` is its path in the context (a tar), ``network`` None the engine's own."""
-
-    dockerfile: str
-    arguments: tuple[tuple[str, str], ...] = ()
-    network: str | None = None
-    platform: str | None = None
-    fresh: bool = False
-
-
-class BuildFailed(EngineError):
-    """A step of a Dockerfile failed: which one (from 1; None before the first), and the build's last lines."""
-
-    def __init__(self, reason: str, *, step: int | None, output: str) -> None:
-        where = "the build" if step is None else f"step {step} of the build"
-        super().__init__(f"{where} failed: {reason}" + (f"\n{output}" if output else ""))
-        self.reason = reason
-        self.step = step
-        self.output = output
 
 
 class Engine(Protocol):
@@ -267,7 +160,7 @@ class Engine(Protocol):
         """The containers that carry the label ``name`` or ``name=value``."""
 
     def run_in(
-        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+        self, container: str, argv: tuple[str, ...], env: Pairs, reporter: Reporter, user: str = "0:0"
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes to ``reporter``; gives code and output."""
 
@@ -311,6 +204,8 @@ class RunSpec:
     cpus: float | None
     gpus: tuple[str, ...]
     shm_size: int
+    pids: int = 4096
+    runtime: str | None = None  # the engine's name of an OCI runtime, such as runsc; None: its default
 
 
 @dataclass(frozen=True)
@@ -329,6 +224,7 @@ class Sandbox:
     seccomp: str
     init: bool
     limits_enforced: bool
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator import cancelling, life, logtimes, plan
 from orchestrator import journal as journals
 from orchestrator.artifacts.outbox import Outbox
+from orchestrator.digest import parse_digest
 from orchestrator.ends import End
 from orchestrator.errors import Interrupted, MirageError
 from orchestrator.executors.reconnecting import ended
@@ -27,6 +28,7 @@ from orchestrator.plan import Plan
 from orchestrator.ports import Executor, Reporter, Store
 from orchestrator.provenance import record_key
 from orchestrator.reference import RunId
+from orchestrator.trust.notary import Notary
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class Left:
 class Recovery:
     """Finds and seals the open runs of one project."""
 
-    def __init__(self, executor: Executor, store: Store, folders: RunFolders, reporter: Reporter) -> None:
+    def __init__(
+        self, executor: Executor, store: Store, folders: RunFolders, reporter: Reporter, notary: Notary
+    ) -> None:
+        self._notary = notary
         self._executor = executor
         self._store = store
         self._folders = folders
@@ -110,7 +115,7 @@ class Recovery:
         if planned.engine != self._executor.info().id:
             return Left(run_id, "its container is on another engine: recover it with that one (DOCKER_HOST)")
         handle = self._executor.find(run_id)
-        if self._store.read(record_key(run_id)) is not None:
+        if self._sealed(run_id, lines):
             # its process died between the record and the journal's last line
             self._executor.cleanup(handle, run_id)
             journal.close()
@@ -128,11 +133,24 @@ class Recovery:
             log=_fuller(folder),
             journal=journal,
             reporter=self._reporter,
+            notary=self._notary,
             recovered=True,
         )
         self._executor.cleanup(handle, run_id)
         journal.close()
         return Recovered(planned, sealed)
+
+    def _sealed(self, run_id: RunId, lines: list[dict[str, Any]]) -> bool:
+        """Whether the record is there, or is now: its entry in the store's log was all that its process came to."""
+        key = record_key(run_id)
+        if self._store.read(key) is not None:
+            return True
+        tried = [
+            (int(line["seq"]), parse_digest(str(line["digest"])))
+            for line in lines
+            if line.get("event") == "record" and "seq" in line
+        ]
+        return self._notary.finish(key, tried) is not None
 
     def _end(
         self,

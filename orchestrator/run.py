@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from orchestrator import cancelling, definition, life
+from orchestrator import cancelling, canonical, definition, hints, life
 from orchestrator import journal as journals
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
@@ -31,6 +31,7 @@ class Finished:
     plan: Plan
     sealed: Sealed
     seconds: tuple[tuple[str, float], ...]
+    hints: tuple[str, ...] = ()
 
 
 def run(request: Request, services: Services, *, started: Callable[[RunId], None] | None = None) -> Finished:
@@ -38,6 +39,7 @@ def run(request: Request, services: Services, *, started: Callable[[RunId], None
 
     ``started`` is told as soon as the workflow runs.
     """
+    services.notary.ready()
     stages = Stages()
     try:
         with as_ctrl_c():
@@ -86,7 +88,8 @@ def carry_out(
     if attempt.failure is not None:
         services.reporter.note(f"it could not start, and is recorded: mirage show {run_id}")
         raise attempt.failure
-    return Finished(attempt.plan, sealed, stages.seconds())
+    told = hints.of_sealed(attempt.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
+    return Finished(attempt.plan, sealed, stages.seconds(), told)
 
 
 class _Attempt:
@@ -189,6 +192,7 @@ class _Attempt:
                 log=self._services.folders.of(self._run_id) / "log",
                 journal=self._journal,
                 reporter=self._services.reporter,
+                notary=self._services.notary,
                 recovered=False,
             )
         except MirageError as error:
@@ -201,8 +205,9 @@ class _Attempt:
         return sealed
 
 
-def to_json(plan: Plan, sealed: Sealed, seconds: tuple[tuple[str, float], ...]) -> dict[str, Json]:
+def to_json(finished: Finished) -> dict[str, Json]:
     """The object that `mirage-run --json` prints."""
+    plan, sealed = finished.plan, finished.sealed
     result = sealed.result
     return {
         "run_id": plan.run_id,
@@ -214,6 +219,8 @@ def to_json(plan: Plan, sealed: Sealed, seconds: tuple[tuple[str, float], ...]) 
         "outputs": [{"id": o.id, "digest": o.digest, "size": o.size} for o in result.outputs],
         "unpublished": list(result.unpublished),
         "metrics": dict(result.metrics),
-        "timing": dict(seconds),
+        "audit": None if result.audit_json is None else canonical.decode(result.audit_json),
+        "hints": [*finished.hints],
+        "timing": dict(finished.seconds),
         "record": sealed.record,
     }

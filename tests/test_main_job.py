@@ -110,7 +110,7 @@ def test_the_record_is_a_statement_whose_every_digest_holds(project: Project, fi
     record = project.record(first["run_id"])
     Statement.copy_from_pb(ParseDict(record, StatementMessage())).validate()
     predicate = json.loads(json.dumps(record["predicate"]))
-    for extension in ("mirage_result", "mirage_hardware"):
+    for extension in ("mirage_result", "mirage_hardware", "mirage_chain", "mirage_audit"):
         del predicate["runDetails"][extension]
     ParseDict(predicate, Provenance())  # strict: a field that SLSA does not have is an error
     assert record["subject"][0]["name"] == "run.json"
@@ -135,7 +135,7 @@ def test_the_record_is_a_statement_whose_every_digest_holds(project: Project, fi
     assert details["mirage_hardware"]["cpu"]["cores"] >= 1
     for item in details["byproducts"]:
         assert sha256(project.blob(item["digest"]["sha256"])) == "sha256:" + item["digest"]["sha256"]
-    assert {"log", "metrics.jsonl", "events.jsonl", "environment.json"} == {
+    assert {"log", "metrics.jsonl", "events.jsonl", "audit.jsonl", "environment.json"} == {
         item["name"] for item in details["byproducts"]
     }
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.terminal import fail, settle
+from orchestrator.cli.terminal import fail, guard_stdout, settle
 from orchestrator.errors import MirageError, StoreError
 
 # name -> (module, attribute, one line of help)
@@ -29,8 +29,12 @@ _COMMANDS = {
     "explain": ("relations", "explain", "What decided each key of a run, and what was nearest."),
     "tag": ("questions", "tag", "Tag a run."),
     "note": ("questions", "note", "Write a note beside a run."),
+    "report": ("reporting", "report", "Write a report of runs: one HTML file."),
+    "export": ("exporting", "export", "Write runs for other tools: RO-Crate, CycloneDX, MLflow, ..."),
     "verify": ("judging", "verify", "Check a run's record and all that it names, running nothing."),
     "reproduce": ("judging", "reproduce", "Make a run again, and judge it output by output."),
+    "key": ("keys", "key", "Keys that sign records, and keys that are trusted."),
+    "log": ("keys", "log", "The store's log of records: checkpoint, verify."),
     "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
     "base": ("images", "base", "Build, pin and show the base image."),
     "image": ("images", "image", "Build the image of a config without running it."),
@@ -68,6 +72,7 @@ def mirage() -> None:
 
 def _call(command: click.Command, name: str) -> int:
     """Run a command to its exit code; every failure becomes a message on stderr."""
+    guard_stdout()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         return int(code or 0)

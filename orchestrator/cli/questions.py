@@ -30,21 +30,32 @@ def show(run_id: str, as_json: bool) -> None:
     row = place.catalog.find(run_id)
     told = row.summary()
     later = committed_as(place, [told]).get(row.run_id)
+    state, words = _signature(place, row)
     if as_json:
         print_json(
             {
                 **told,
                 "committed_as": later,
+                "signature": state,
                 "result": row.result,
                 "config_values": row.config,
                 "statement": row.statement,
             }
         )
         return
-    _show(row, told, later)
+    _show(row, told, later, words)
 
 
-def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
+def _signature(place: Workplace, row: Row) -> tuple[str, str]:
+    """Whose signature the record has, checked, and in words."""
+    from orchestrator.trust import dsse, trusted
+
+    trust = trusted.load(place.project.folder)
+    return trust.told(dsse.unseal(row.record), str(row.details["builder"]["id"]))
+
+
+def _show(row: Row, told: dict[str, Json], later: str | None, signed: str) -> None:
+    from orchestrator import fences
     from orchestrator.catalog import local_time
 
     details = row.details
@@ -67,7 +78,9 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         ("image", str(told["image"])),
         ("run key", str(told["run_key"])),
         ("builder", str(details["builder"]["id"])),
+        ("fences", ", ".join(fences.changed(row.definition)) or "as by default"),
         ("record", str(told["record"])),
+        ("signed", signed),
         (
             "verdict",
             f"makes {told['reproduces']} again" if told["reproduces"] else str(told["verdict"] or "-"),
@@ -80,6 +93,8 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         print(f"  {title}" if items else f"  {title:<9}-")
         for item in items:
             print(f"    {item}")
+    for line in _used(row):
+        print(f"  {line}")
     for problem in row.result.get("unpublished", []):
         print(f"  not published: {problem}")
     tags, notes = told["tags"], told["notes"]
@@ -89,9 +104,24 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         print(f"  note     {plain(str(note))}")
 
 
+def _used(row: Row) -> list[str]:
+    """What the run's audit noted beside its inputs."""
+    audit = row.details.get("mirage_audit") or {}
+    words = {
+        "missing": "looked for",
+        "writes": "tried to write",
+        "connections": "connected to",
+        "programs": "started",
+        "host": "read of the machine",
+    }
+    return [f"{text}: {', '.join(audit[name])}" for name, text in words.items() if audit.get(name)]
+
+
 def _inputs(row: Row) -> list[str]:
+    unused = (row.details.get("mirage_audit") or {}).get("inputsUnused", ())
     return [
         f"{item['annotations']['id']}  sha256:{item['digest']['sha256']}"
+        + ("  (not seen used)" if item["name"].removeprefix("input:") in unused else "")
         for item in row.definition["resolvedDependencies"]
         if item["name"].startswith("input:")
     ]

@@ -106,7 +106,7 @@ def run(
     settle()
     with suppress(BrokenPipeError):  # whoever read stdout went away: the exit code still says how it ended
         if as_json:
-            print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))
+            print_json(runs.to_json(finished))
         else:
             _tell(finished)
         sys.stdout.flush()
@@ -158,7 +158,12 @@ def _tell(finished: Finished) -> None:
         print(f"  metric {name} = {value:.6g}" if value is not None else f"  metric {name} = (not a number)")
     image = plan.summary()["image"]
     assert isinstance(image, dict)
+    changed = plan.summary()["fences"]
+    if isinstance(changed, list) and changed:
+        print(f"  fences {', '.join(map(str, changed))}")
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
+    for hint in finished.hints:
+        print(f"  -> {hint}")
     if result.status == "failed":
         print(f"  -> `mirage logs {plan.run_id}` prints its output again")

@@ -19,18 +19,18 @@ import requests
 import urllib3
 
 from orchestrator.digest import CHUNK
-from orchestrator.errors import EngineError
-from orchestrator.executors import docker_json, tar_stream
-from orchestrator.executors.endpoint import Endpoint
-from orchestrator.ports import (
+from orchestrator.engine_values import (
     BuildFailed,
     BuildSpec,
     ContainerSpec,
     ContainerState,
     EngineInfo,
     LoadedImage,
-    Reporter,
 )
+from orchestrator.errors import EngineError
+from orchestrator.executors import docker_json, tar_stream
+from orchestrator.executors.endpoint import Endpoint
+from orchestrator.ports import Reporter
 
 # Seconds for an answer to an ordinary call; waiting and following have none.
 _ANSWER = 120
@@ -158,7 +158,7 @@ class DockerEngine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container; gives its id."""
-        host = docker_json.host_options(spec)
+        host = docker_json.host_options(spec, podman=self.info().name == "podman")
         with _told("create a container"):
             made = self._api.create_container_from_config(
                 self._api.create_container_config(
@@ -282,11 +282,16 @@ class DockerEngine:
         return tuple(state for state in states if state is not None)
 
     def run_in(
-        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+        self,
+        container: str,
+        argv: tuple[str, ...],
+        env: tuple[tuple[str, str], ...],
+        reporter: Reporter,
+        user: str = "0:0",
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes line by line to the reporter."""
         with _told(f"run {argv[0]} in the container"):
-            made = self._api.exec_create(container, list(argv), environment=dict(env), user="0:0")
+            made = self._api.exec_create(container, list(argv), environment=dict(env), user=user)
             output: list[str] = []
             rest = b""
             for piece in self._api.exec_start(made["Id"], stream=True):

@@ -7,31 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import canonical
-from orchestrator.artifacts import outbox
+from orchestrator.artifacts import outbox, removal
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.canonical import Json
+from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, Mount, Tmpfs
 from orchestrator.errors import EngineError
 from orchestrator.executors import reconnecting
-from orchestrator.ports import (
-    ContainerSpec,
-    ContainerState,
-    Ended,
-    Engine,
-    EngineInfo,
-    Mount,
-    RunSpec,
-    Sandbox,
-    Tmpfs,
-)
+from orchestrator.ports import Ended, Engine, RunSpec, Sandbox
 
 RUN_LABEL = "flow.mirage.run"
-PIDS = 4096
 # A run started by root is still not root inside: this uid owns its outbox and nothing else on the machine.
 UNPRIVILEGED = 10001
 
@@ -66,6 +56,7 @@ class LocalDocker:
             seccomp="default",
             init=container.init,
             limits_enforced=self._engine.info().limits_enforced,
+            runtime=container.runtime,
         )
 
     def submit(self, spec: RunSpec) -> str:
@@ -97,7 +88,8 @@ class LocalDocker:
             user=f"{uid}:{gid}",
             working_dir="/workspace",
             network=spec.network,
-            pids=PIDS,
+            pids=spec.pids,
+            runtime=spec.runtime,
             shm_size=spec.shm_size,
             memory=spec.memory,
             cpus=spec.cpus,
@@ -212,7 +204,8 @@ class LocalDocker:
         if handle is not None:
             self._engine.remove(handle)
         for name in ("out", "in"):
-            shutil.rmtree(self._runs / run_id / name, ignore_errors=True)
+            with suppress(OSError):
+                removal.remove(self._runs / run_id / name)
         for name in ("passwd", "group"):
             (self._runs / run_id / name).unlink(missing_ok=True)
 

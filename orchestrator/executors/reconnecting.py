@@ -14,8 +14,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from orchestrator.ends import DAEMON_RESTART
+from orchestrator.engine_values import ContainerState
 from orchestrator.errors import EngineError
-from orchestrator.ports import ContainerState, Ended, Engine
+from orchestrator.ports import Ended, Engine
 
 # Seconds to wait for an engine that went away to come back, and between two tries at most.
 PATIENCE = 60.0

@@ -1,4 +1,5 @@
-"""Loaded by a child that a test starts: dies by SIGKILL right after a chosen line of the journal is on disk.
+"""Loaded by a child that a test starts: dies by SIGKILL right after a line of the journal, or before a
+name in the store.
 
 MIRAGE_TEST_SIGNAL sends itself another signal instead, NUMBERxTIMES. MIRAGE_TEST_HEARTBEAT asks the engine for a sign of
 life that often, in seconds.
@@ -32,3 +33,15 @@ if "MIRAGE_TEST_HEARTBEAT" in os.environ:
     from orchestrator import life
 
     life.HEARTBEAT = float(os.environ["MIRAGE_TEST_HEARTBEAT"])
+_BEFORE = os.environ.get("MIRAGE_TEST_KILL_BEFORE")
+
+if _BEFORE:
+    _link = os.link
+
+    def _die_or_link(source: Any, target: Any, **words: Any) -> None:
+        """Dies right before an object of the store gets its name: one below this folder of the store."""
+        if f"/artifacts/{_BEFORE}" in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
+        _link(source, target, **words)
+
+    os.link = _die_or_link  # type: ignore[assignment]  # it takes what our own calls give
