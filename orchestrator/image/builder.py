@@ -208,6 +208,10 @@ class Builder:
         try:
             self.engine.start(container)
             self.engine.put(container, "/", self._files())
+            if (
+                not cache
+            ):  # podman's / is read-only even to root without capabilities: the installer cannot make it
+                self.engine.put(container, "/", (("cache/.mirage", b"", 0o644),))
             prologue = self._manner.prologue(self._python)
             if prologue:
                 self.engine.run_in(container, prologue, (), self.reporter)
