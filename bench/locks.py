@@ -93,14 +93,18 @@ def main() -> None:
             text += "4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274\n"
             login = Case("a private index with a password", {"requirements.txt": text})
             made.append(_made(top / "projects" / "private", login, env))
-            seen: dict[str, dict[str, tuple[str, list[float]]]] = {}
+            seen: dict[str, set[str]] = {}
+            print(f"  {'lock':<32} {'engine':<11} {'digest':<13} {'cold':>6} {'warm':>6} {'cached':>7}")
             for engine, opened in _ENGINES.items():
                 with opened() as host:
                     for name, project in made:
                         told = {**env, **({"DOCKER_HOST": host} if host else {})}
-                        seen.setdefault(name, {})[engine] = _measured(project, top / "caches", told)
-                    print(f"  {engine}: done", flush=True)
-        _table(seen)
+                        digest, seconds = _measured(project, top / "caches", told)
+                        seen.setdefault(name, set()).add(digest)
+                        figures = "{:>6.1f} {:>6.1f} {:>7.2f}".format(*seconds)
+                        print(f"  {name:<32} {engine:<11} {digest[7:19]:<13} {figures}", flush=True)
+        for name, digests in seen.items():
+            print(f"  {name:<32} {'the same on all' if len(digests) == 1 else 'DIFFERENT DIGESTS'}")
         _floors(made[0][1], top)
 
 
@@ -179,16 +183,6 @@ def _build(project: Path, volume: str, env: Env, *, base: bool = False) -> tuple
     if done.returncode != 0:
         raise SystemExit(done.stderr)
     return seconds, str(json.loads(done.stdout)["digest"])
-
-
-def _table(seen: dict[str, dict[str, tuple[str, list[float]]]]) -> None:
-    print(f"  {'lock':<34} {'digest':<14}" + "".join(f"{engine:^25}" for engine in _ENGINES))
-    print(f"  {'':<34} {'':<14}" + f"{'cold   warm  cached':^25}" * len(_ENGINES))
-    for name, by_engine in seen.items():
-        digests = {digest for digest, _ in by_engine.values()}
-        told = digests.pop()[7:19] if len(digests) == 1 else "DIFFERENT"
-        row = "".join("{:>7.1f}{:>7.1f}{:>8.2f}   ".format(*seconds) for _, seconds in by_engine.values())
-        print(f"  {name:<34} {told:<14}{row}")
 
 
 def _floors(project: Path, top: Path) -> None:

@@ -6,23 +6,23 @@ record; a process that dies in the middle is replaced by recover.py, which enter
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from orchestrator import canonical, provenance
+from orchestrator import canonical, logtimes, provenance
 from orchestrator.artifacts import audit
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
 from orchestrator.digest import Digest, of_bytes, of_file
+from orchestrator.ends import End, classify
 from orchestrator.errors import EngineError, Interrupted, StoreError
 from orchestrator.hardware import describe
+from orchestrator.interrupts import Interrupts
 from orchestrator.journal import Journal, RunFolders, read
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
@@ -40,31 +40,10 @@ STORE_RETRY = 2.0
 STORE_PATIENCE = 60.0
 # Seconds without a new byte after which the log of an ended container is taken as complete.
 LOG_PATIENCE = 10.0
+# Seconds between two signs of life that the engine is asked for; where it gives none, a line says so.
+HEARTBEAT = 30.0
 # Seconds beyond its grace after which a container that was asked to end is killed, and killed again.
 STOP_PATIENCE = 10.0
-
-
-class Interrupts:
-    """Counts Ctrl-C and SIGTERM while it is entered; the first asks, the second insists, the third leaves."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.event = threading.Event()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                self._before[number] = signal.signal(number, self._seen)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _seen(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.event.set()
 
 
 def open_outbox(
@@ -90,18 +69,6 @@ def open_outbox(
     return Outbox(place, store, run_id, reporter, published=published, before=before)
 
 
-@dataclass(frozen=True)
-class End:
-    """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did.
-
-    ``trouble`` is what kept the workflow from being started, where that was not the user.
-    """
-
-    ended: Ended | None
-    stopped: str | None  # "interrupt" | "timeout" | "cancel" | "never-started"
-    trouble: str | None = None
-
-
 class Follower:
     """Follows one container to its end: log, outbox, interrupts, timeout."""
 
@@ -113,6 +80,7 @@ class Follower:
         outbox: Outbox,
         spool: LogSpool,
         reporter: Reporter,
+        cancelled: Callable[[], str | None],
     ) -> None:
         self._executor = executor
         self._handle = handle
@@ -120,10 +88,12 @@ class Follower:
         self._outbox = outbox
         self._spool = spool
         self._reporter = reporter
+        self._cancelled = cancelled
         self._done = threading.Event()
         self._ended: Ended | None = None
         self._trouble: Exception | None = None
         self._stopped: str | None = None
+        self._by: str | None = None
         self._killed = False
         self._store_trouble_since: float | None = None
         self._stop_due = 0.0
@@ -136,19 +106,22 @@ class Follower:
         timeout: float | None,
         grace: float,
         stopped: str | None = None,
+        by: str | None = None,
     ) -> End:
         """Block until the container has ended and all its output is kept.
 
-        ``stopped`` is what an earlier follower had already asked for. Raises EngineError where the engine
-        does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
+        ``stopped`` and ``by`` are what an earlier follower had already asked for, and for whom. Raises EngineError
+        where the engine does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
         """
         started = time.monotonic()
         reader = threading.Thread(target=self._read, args=(output,), daemon=True)
         waiter = threading.Thread(target=self._wait, daemon=True)
         taker = threading.Thread(target=self._take_outputs, daemon=True)
-        for thread in (reader, waiter, taker):
+        watcher = threading.Thread(target=self._watch, daemon=True)
+        for thread in (reader, waiter, taker, watcher):
             thread.start()
         if stopped is not None:
+            self._by = by
             self._cancel(stopped, grace)  # whoever asked for it may have died before the engine heard of it
         while not self._done.wait(POLL) or taker.is_alive():
             if self._done.is_set():
@@ -156,7 +129,9 @@ class Follower:
             elif self._trouble is not None:
                 raise self._trouble
             if interrupts.count and self._stopped is None:
-                self._stop("interrupt", grace, "stopping the workflow (once more: kill it now)")
+                self._stop(
+                    "interrupt", grace, "stopping the workflow (once more: kill it now)", interrupts.by
+                )
             elif interrupts.count == 2 and not self._killed:
                 self._killed = True
                 self._journal.write("kill")
@@ -166,6 +141,8 @@ class Follower:
                 raise Interrupted(
                     "left while the container was being stopped", hint="`mirage recover` seals its record"
                 )
+            if self._stopped is None and (who := self._cancelled()) is not None:
+                self._stop("cancel", grace, f"cancelled by {who}: stopping the workflow", who)
             if timeout is not None and self._stopped is None and time.monotonic() - started > timeout:
                 self._stop("timeout", grace, f"the workflow ran longer than {timeout:g} s: stopping it")
             if self._stopped is not None and time.monotonic() > self._stop_due and not self._done.is_set():
@@ -176,7 +153,10 @@ class Follower:
         self._drain(reader)
         if self._trouble is not None:
             raise self._trouble
-        return End(self._ended, self._stopped)
+        if self._stopped is None and self._ended is not None and self._ended.exit_code:
+            self._by = self._cancelled()  # whoever cancelled it had to kill it past us
+            self._stopped = "cancel" if self._by is not None else None
+        return End(self._ended, self._stopped, by=self._by)
 
     def _drain(self, reader: threading.Thread) -> None:
         """Wait for the rest of the log, however long it is, as long as it keeps coming."""
@@ -188,8 +168,9 @@ class Follower:
         if reader.is_alive():
             self._reporter.warn("the engine stopped sending the log before its end: the rest is not kept")
 
-    def _stop(self, why: str, grace: float, message: str) -> None:
-        self._journal.write("stop", why=why)
+    def _stop(self, why: str, grace: float, message: str, by: str | None = None) -> None:
+        self._by = by
+        self._journal.write("stop", why=why, by=by)
         self._reporter.warn(message)
         self._cancel(why, grace)
 
@@ -210,7 +191,7 @@ class Follower:
     def _read(self, output: Iterator[tuple[str, bytes]]) -> None:
         try:
             for stream, data in output:
-                self._spool.write(data)
+                self._spool.write(data, stream)
                 self._reporter.log(stream, data)
         except EngineError as error:
             self._reporter.warn(f"the log broke off: {error.message}")
@@ -222,6 +203,22 @@ class Follower:
             self._trouble = error
         finally:
             self._done.set()
+
+    def _watch(self) -> None:
+        """Say it where the engine hangs or is away; the run goes on, and so do we."""
+        silent_since = None
+        while not self._done.wait(HEARTBEAT):
+            asked = time.monotonic()
+            try:
+                self._executor.ping()
+            except EngineError:
+                silent_since = silent_since or asked
+                seconds = time.monotonic() - silent_since
+                self._reporter.warn(f"the engine has not answered for {seconds:.0f} s; waiting for it")
+                continue
+            if silent_since is not None:
+                self._reporter.note("the engine answers again")
+                silent_since = None
 
     def _take_outputs(self) -> None:
         """Take what is ready, until the container has ended: apart, since a large output takes its time."""
@@ -248,40 +245,6 @@ class Follower:
                 self._reporter.warn(f"{error}\n  the workflow waits; trying again for {STORE_PATIENCE:.0f} s")
             return True
         return False
-
-
-def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
-    """(status, exit code, signal, reason) of a run, from what the engine says and what we asked for."""
-    if end.trouble is not None:
-        return "failed", None, None, end.trouble
-    if end.stopped == "never-started":
-        return "interrupted", None, None, "mirage-run died before it started the workflow"
-    if end.ended is None:
-        return "lost", None, None, "the container is gone: the engine or the machine lost it"
-    code = end.ended.exit_code
-    name = _signal_name(code)
-    if end.stopped == "interrupt":
-        return "interrupted", code, name, "interrupted by the user"
-    if end.stopped == "cancel":
-        return "interrupted", code, name, "cancelled"
-    if end.stopped == "timeout":
-        return "failed", code, name, "timeout"
-    if code == 0:
-        return "succeeded", 0, None, "a child process ran out of memory" if end.ended.oom_killed else None
-    if end.ended.oom_killed:
-        return "failed", code, name, "out of memory"
-    if end.ended.error:
-        return "failed", code, name, f"the engine could not run it: {end.ended.error}"
-    return "failed", code, name, f"killed by {name}" if name else f"exit code {code}"
-
-
-def _signal_name(code: int | None) -> str | None:
-    if code is None or code <= 128:
-        return None
-    try:
-        return signal.Signals(code - 128).name
-    except ValueError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -312,7 +275,8 @@ def seal(
     journal.write("collect")
     outbox.poll(give_up=False)
     with writing(store) as kept:
-        sealed = _seal(plan, end, kept, outbox.within(kept), spool, log, journal, reporter, recovered)
+        within = (kept, outbox.within(kept), notary.within(kept))
+        sealed = _seal(plan, end, *within, spool, log, journal, reporter, recovered)
     release(store, plan.run_id)
     return sealed
 
@@ -322,6 +286,7 @@ def _seal(
     end: End,
     store: Store,
     outbox: Outbox,
+    notary: Notary,
     spool: LogSpool | None,
     log: Path,
     journal: Journal,
@@ -405,7 +370,15 @@ def _log_byproduct(store: Store, spool: LogSpool | None, log: Path) -> Iterator[
         spool.close()
         dropped = spool.dropped
     if log.exists() and (log.stat().st_size or dropped):  # a log of which all was lost is told as well
-        with log.open("rb") as source:
-            digest = of_file(source)
-        store.put_file(log, digest=digest, link=False)
+        digest = _kept(store, log)
         yield Byproduct("log", digest, (("bytes", log.stat().st_size), ("droppedBytes", dropped)))
+        times = logtimes.beside(log)
+        if times.exists():
+            yield Byproduct("log.times", _kept(store, times))
+
+
+def _kept(store: Store, path: Path) -> Digest:
+    with path.open("rb") as source:
+        digest = of_file(source)
+    store.put_file(path, digest=digest, link=False)
+    return digest

@@ -13,8 +13,9 @@ import orchestrator
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of
+from orchestrator.engine_values import EngineInfo
 from orchestrator.image.oci import timestamp
-from orchestrator.ports import EngineInfo, Sandbox
+from orchestrator.ports import Sandbox
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

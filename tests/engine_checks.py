@@ -11,7 +11,8 @@ import pytest
 from scripts import engines
 from scripts.packages import Missing
 from tests.base_tools import own_base
-from tests.image_tools import SIX
+from tests.image_tools import SIX, Index
+from tests.lock_tools import sdist
 from tests.run_tools import Project
 
 WORKFLOW = (
@@ -20,9 +21,9 @@ WORKFLOW = (
 SETTINGS = "project: probe\nworkflow: workflows.main\nbuild: {network: host}\n"
 
 
-def project(folder: Path) -> Project:
+def project(folder: Path, lock: str) -> Project:
     """The same commit each time, with a store of its own in which the base is, and pinned."""
-    files = {"requirements.txt": SIX.decode(), ".mirage/project.yaml": SETTINGS}
+    files = {"requirements.txt": lock, ".mirage/project.yaml": SETTINGS}
     made = Project(folder / "repository", WORKFLOW, files=files)
     own_base(made.store, made.folder)
     made.commit()
@@ -30,14 +31,23 @@ def project(folder: Path) -> Project:
 
 
 def check(kind: str, folder: Path) -> None:
-    """Builds and runs a project here and on another engine, and makes the first run again there, from its store."""
-    here, there = project(folder / "here"), project(folder / "there")
-    first = here.run(env={"MIRAGE_CACHE": str(folder / "cache")})
+    """Builds and runs a project here and on another engine, and makes the first run again there, from its store.
+
+    One of its packages is built from source, in a container without the shared cache.
+    """
+    with Index(sdist("rough")) as index:
+        lock = f"rough==1.0 --hash={index.hash('rough')}\n{SIX.decode()}"
+        _check(kind, folder, lock, {"UV_INDEX": index.url, "PIP_FIND_LINKS": ""})
+
+
+def _check(kind: str, folder: Path, lock: str, index: dict[str, str]) -> None:
+    here, there = project(folder / "here", lock), project(folder / "there", lock)
+    first = here.run(env={**index, "MIRAGE_CACHE": str(folder / "cache")})
     try:
         with engines.engine(kind) as host:
             client = docker.APIClient(base_url=host)
             assert client.images() == []
-            env = {"DOCKER_HOST": host, "MIRAGE_CACHE": str(folder / "cache-there")}
+            env = {**index, "DOCKER_HOST": host, "MIRAGE_CACHE": str(folder / "cache-there")}
             second = there.run(env=env)
             assert second["image"]["digest"] == first["image"]["digest"]
             assert second["image"]["config_digest"] == first["image"]["config_digest"]

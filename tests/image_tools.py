@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from orchestrator.digest import Digest
+from orchestrator.engine_values import ContainerSpec
 from orchestrator.executors.docker_engine import DockerEngine
 from orchestrator.executors.endpoint import choose
 from orchestrator.image import builder, environment, loading
@@ -28,7 +29,7 @@ from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover, gather
 from orchestrator.image.library import Library, cache_folder
 from orchestrator.locks import lock
-from orchestrator.ports import ContainerSpec, Reporter
+from orchestrator.ports import Reporter
 from orchestrator.store.folder import FolderStore
 
 SIX = b"""six==1.17.0 \\

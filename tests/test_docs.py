@@ -21,13 +21,14 @@ from orchestrator import canonical, definition, errors, hardware, provenance, ru
 from orchestrator.artifacts.audit import Audit
 from orchestrator.canonical import Json
 from orchestrator.catalog import Row
-from orchestrator.cli import main, run_command
+from orchestrator.cli import following, main
 from orchestrator.config import Config
 from orchestrator.digest import Digest, of_bytes
+from orchestrator.engine_values import EngineInfo
 from orchestrator.image import assemble
 from orchestrator.life import Sealed
 from orchestrator.plan import Plan
-from orchestrator.ports import EngineInfo, InputMount, Sandbox
+from orchestrator.ports import InputMount, Sandbox
 from orchestrator.prepare import Prepared, Request
 from orchestrator.provenance import Byproduct, Result, ResultOutput
 from orchestrator.reference import RunId
@@ -174,7 +175,7 @@ def test_every_exit_code_is_told_with_its_meaning() -> None:
     table = rows(section("docs/cli.md", "## Exit codes"))
     assert all(meaning for _, meaning, _ in table)
     assert {int(code): error.strip("`") for code, _, error in table} == {0: "", **codes}
-    assert set(run_command._EXIT.values()) <= {0, *codes}
+    assert set(following.EXIT.values()) <= {0, *codes}
     readme = re.search(r"^Exit codes: (.*?)\n\n", section("README.md", "## Commands"), re.M | re.S)
     assert readme and {int(code) for code in re.findall(r"\d+", readme[1])} == {0, *codes}
 

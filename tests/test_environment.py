@@ -22,13 +22,13 @@ import pytest
 
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes
+from orchestrator.engine_values import ContainerSpec
 from orchestrator.errors import EngineError, ImageError, LockError
 from orchestrator.image import builder, environment, loading
 from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.locks.lock import parse
-from orchestrator.ports import ContainerSpec
 from tests.image_tools import (
     PACKAGING,
     SIX,

@@ -19,28 +19,24 @@ from typing import Any, BinaryIO
 
 from orchestrator import canonical
 from orchestrator.artifacts import tree
+from orchestrator.artifacts.declared import Ready, metrics_of, parse_ready
 from orchestrator.artifacts.version import Manifest, Version, publish
 from orchestrator.canonical import Json
 from orchestrator.digest import CHUNK, Digest
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
-from orchestrator.reference import KINDS, check_name
 from orchestrator.sizes import readable_size
 from orchestrator.store.sessions import writing
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
 _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
 _READY_LIMIT = 1 << 20
-_METADATA_DEPTH = 64
 _LINE_LIMIT = 1 << 20
 # A message may repeat what the workflow wrote, and goes into the record.
 _MESSAGE_LIMIT = 2000
 # So many refused saves are told in the record, and a tenth of them in warnings.
 REFUSALS = 1000
 _LINES_LIMIT = 1 << 30
-# A record names every metric once: that many, that long.
-_NAMES_LIMIT = 10_000
-_NAME_LIMIT = 200
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ class Outbox:
 
     def _publish(self, top: int, n: int) -> Version:
         ready = _read_json(top, f"{n}.ready.json")
-        manifest_of = _parse_ready(ready)
+        manifest_of = parse_ready(ready)
         try:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             payload = os.open(str(n), flags, dir_fd=top)
@@ -193,7 +189,7 @@ class Outbox:
         finally:
             os.close(payload)
 
-    def _collect(self, store: Store, n: int, payload: int, manifest_of: _Ready) -> Version:
+    def _collect(self, store: Store, n: int, payload: int, manifest_of: Ready) -> Version:
         entries = tree.collect(store, payload)
         files = [entry for entry in entries if entry.kind == "f"]
         if manifest_of.entry is not None and manifest_of.entry not in {entry.path for entry in files}:
@@ -228,7 +224,7 @@ class Outbox:
         def see(line: bytes) -> None:
             nonlocal bad
             try:
-                last.update(_metrics_of(line, last))
+                last.update(metrics_of(line, last))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MirageError):
                 bad += 1
 
@@ -302,75 +298,6 @@ class Outbox:
             if top is None:
                 return 0
             return sum(1 for n in self._numbers(top, _PAYLOAD) if n not in self._seen)
-
-
-def _metrics_of(line: bytes, known: dict[str, float | None]) -> dict[str, float | None]:
-    """The values of one line of metrics, all of them or ValueError."""
-    found: dict[str, float | None] = {}
-    for name, value in json.loads(line)["values"].items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(name)
-        canonical.encode(value)
-        name.encode()  # ValueError for half a surrogate pair
-        if len(name) > _NAME_LIMIT or (name not in known and len(known) + len(found) >= _NAMES_LIMIT):
-            raise ValueError(name)
-        found[name] = value
-    return found
-
-
-@dataclass(frozen=True)
-class _Ready:
-    kind: str
-    name: str
-    version: str | None
-    format: str
-    entry: str | None
-    metadata: str
-
-
-def _parse_ready(item: Any) -> _Ready:
-    if not isinstance(item, dict) or item.get("schema") != "mirage-ready/1":
-        raise ArtifactError("a save could not be understood: it has no schema mirage-ready/1")
-    kind, version, entry = item.get("kind"), item.get("version"), item.get("entry")
-    for field, value in (("name", item.get("name")), ("format", item.get("format")), ("version", version)):
-        if not isinstance(value, str) and not (value is None and field == "version"):
-            raise ArtifactError(f"a save's {field} is not a string: {str(value)[:100]!r}")
-    if kind not in KINDS:
-        raise ArtifactError(f"a save names an unknown kind: {str(kind)[:100]!r}")
-    if version is not None:
-        check_name(str(version), "version")
-    metadata = item.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        raise ArtifactError("a save's metadata is not a mapping")
-    if not _is_shallow(metadata):
-        # what just fits this stack might not fit the stack of whoever reads it
-        raise ArtifactError(f"a save's metadata is nested more than {_METADATA_DEPTH} deep")
-    try:
-        encoded = canonical.encode(metadata).decode()
-    except (MirageError, RecursionError, ValueError) as error:  # ValueError: half a surrogate pair
-        raise ArtifactError(f"a save's metadata has no exact JSON form: {error}") from error
-    return _Ready(
-        kind=str(kind),
-        name=check_name(str(item.get("name")), "name"),
-        version=None if version is None else str(version),
-        format=check_name(str(item.get("format")), "format"),
-        entry=None if entry is None else tree.check_path(entry),
-        metadata=encoded,
-    )
-
-
-def _is_shallow(value: Any) -> bool:
-    level = [value]
-    for _ in range(_METADATA_DEPTH + 1):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return True
-    return False
 
 
 def _read_json(folder: int, name: str) -> Any:

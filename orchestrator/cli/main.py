@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.terminal import fail, guard_stdout
+from orchestrator.cli.terminal import fail, guard_stdout, settle
 from orchestrator.errors import MirageError, StoreError
 
 # name -> (module, attribute, one line of help)
@@ -23,7 +23,7 @@ _COMMANDS = {
     "init": ("project", "init", "Make a new project, ready to commit."),
     "ls": ("listing", "ls", "List runs, newest first."),
     "show": ("questions", "show", "Show one run."),
-    "logs": ("questions", "logs", "Print a run's output."),
+    "logs": ("logs", "logs", "Print a run's output."),
     "diff": ("relations", "diff", "What differs between two runs."),
     "lineage": ("relations", "lineage", "Where an artifact comes from, and what was made of it."),
     "explain": ("relations", "explain", "What decided each key of a run, and what was nearest."),
@@ -38,6 +38,8 @@ _COMMANDS = {
     "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
     "base": ("images", "base", "Build, pin and show the base image."),
     "image": ("images", "image", "Build the image of a config without running it."),
+    "wait": ("following", "wait", "Wait for a run's end."),
+    "cancel": ("following", "cancel", "Stop a run, whoever follows it."),
     "recover": ("upkeep", "recover", "Adopt or reap what a dead process left."),
     "gc": ("collecting", "gc", "Remove from the store what nothing needs."),
     "fsck": ("collecting", "fsck", "Check every byte of the store, and mend it."),
@@ -101,9 +103,11 @@ def _call(command: click.Command, name: str) -> int:
 
 def _leave(code: int) -> NoReturn:
     """End the process at once: taking a hundred modules apart first would cost a tenth of a cached run."""
-    for stream in (sys.stdout, sys.stderr):
+    if settle():
         with suppress(OSError, ValueError):
-            stream.flush()
+            sys.stderr.flush()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     os._exit(code)
 
 

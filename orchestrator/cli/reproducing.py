@@ -112,7 +112,8 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: boo
         image=image,
         tolerance=tolerance,
     )
-    _, digest = verdicts.keep(services.notary, first, runs, told)
+    with writing(services.store) as store:
+        _, digest = verdicts.keep(services.notary.within(store), first, runs, told)
     marks.add(place.store, record.run_id, "verdict", [told.summary])
     return Outcome(record.run_id, tuple(run.record.run_id for run in runs), told, digest)
 

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from orchestrator.canonical import Json
+from orchestrator.cli.screen import Screen
+
+_screens: list[Screen] = []
 
 
 def harmless(text: str) -> str:
@@ -64,7 +67,14 @@ class TerminalReporter:
         self._folds = terminal
         self._folded = False
         self._line_open = False
-        self._broken = False
+        self._screen = Screen(self._stream)
+        self._shows_log = True
+        _screens.append(self._screen)
+
+    def leave_terminal(self) -> None:
+        """From now on the stream is a file: no folding, no colour, and nothing of the log, which is kept elsewhere."""
+        self._screen.settle()
+        self._folds = self._colour = self._shows_log = False
 
     def stage(self, name: str, detail: str = "") -> None:
         """A stage begins."""
@@ -87,9 +97,11 @@ class TerminalReporter:
 
     def log(self, stream: str, data: bytes) -> None:
         """Output of the workflow."""
+        if not self._shows_log:
+            return
         with self._lock:
             self._unfold()
-            self._put(data)
+            self._screen.put(data, log=True)
             self._line_open = not data.endswith(b"\n")
 
     def _line(self, head: str, text: str) -> None:
@@ -106,16 +118,16 @@ class TerminalReporter:
             self._folded = False
 
     def _put(self, data: bytes) -> None:
-        if self._broken:
-            return
-        try:
-            self._stream.buffer.write(data)
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._broken = True  # a closed terminal must not end the run
+        self._screen.put(data)
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+
+def settle() -> bool:
+    """Let what is on its way to the terminal arrive, before anything is written past it; False where it does not."""
+    arrived = [screen.settle() for screen in _screens]
+    return all(arrived)
 
 
 def print_json(value: Json) -> None:
@@ -136,6 +148,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def fail(message: str, hint: str | None) -> None:
     """An error on stderr: what happened, then what to do next."""
+    if not settle():
+        return  # nobody reads it: writing would wait for ever
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     head = "\x1b[31merror:\x1b[0m" if colour else "error:"
     print(f"{head} {harmless(message)}", file=sys.stderr)

@@ -5,10 +5,10 @@ Pure translation, without the library and without the engine (moby, api/swagger.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from orchestrator.ports import ContainerSpec, ContainerState, EngineInfo, LoadedImage
+from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, LoadedImage
 
 
 def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
@@ -39,6 +39,7 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         cpus=int(info.get("NCPU", 0)),
         memory=int(info.get("MemTotal", 0)),
         id=str(info.get("ID") or ""),
+        live_restore=bool(info.get("LiveRestoreEnabled")),
     )
 
 
@@ -69,6 +70,15 @@ def state_of(found: Mapping[str, Any]) -> ContainerState:
         finished_at=str(state.get("FinishedAt") or ""),
         labels=tuple(sorted((str(k), str(v)) for k, v in labels.items())),
     )
+
+
+def frames(read: Callable[[int], bytes]) -> Iterator[tuple[str, bytes]]:
+    """A container's multiplexed output: of each frame, the stream's number, three zeros, four bytes of length."""
+    while len(head := read(8)) == 8:
+        left = int.from_bytes(head[4:], "big")
+        while left and (data := read(left)):
+            left -= len(data)
+            yield ("stderr" if head[0] == 2 else "stdout"), data
 
 
 def host_options(spec: ContainerSpec, *, podman: bool = False) -> dict[str, Any]:

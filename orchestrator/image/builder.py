@@ -17,6 +17,7 @@ from typing import Any
 
 from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of
+from orchestrator.engine_values import ContainerSpec, Tmpfs
 from orchestrator.errors import ImageError, LockError
 from orchestrator.image import installer, wheel_bank, wheels
 from orchestrator.image.base import Base
@@ -30,7 +31,7 @@ from orchestrator.image.wheel_bank import Banked
 from orchestrator.image.wheels import Wheel
 from orchestrator.locks.lock import parse as parse_lock
 from orchestrator.locks.pinned import Lock, Pinned
-from orchestrator.ports import ContainerSpec, Engine, Reporter, Tmpfs
+from orchestrator.ports import Engine, Reporter
 
 BUILDER_LABEL = "flow.mirage.builder"
 CACHE_VOLUME = "mirage-uv-cache"
@@ -207,6 +208,10 @@ class Builder:
         try:
             self.engine.start(container)
             self.engine.put(container, "/", self._files())
+            if (
+                not cache
+            ):  # podman's / is read-only even to root without capabilities: the installer cannot make it
+                self.engine.put(container, "/", (("cache/.mirage", b"", 0o644),))
             prologue = self._manner.prologue(self._python)
             if prologue:
                 self.engine.run_in(container, prologue, (), self.reporter)

@@ -39,7 +39,7 @@ class Library:
 
     def banking(self, bank: Store) -> Library:
         """The same cache before another bank: the project's store within a session."""
-        return Library(self._cache, bank)
+        return Library(self._cache, bank, self.banked)
 
     def find(self, kind: str, key: Digest) -> dict[str, Json] | None:
         """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable.

@@ -113,6 +113,7 @@ _DEPENDENCIES: dict[str, Form] = {
 }
 _BYPRODUCTS: dict[str, Form] = {
     "log": _dependency(SHA256, {"bytes": WHOLE, "droppedBytes": WHOLE}, uri=False),
+    "log.times": _dependency(SHA256, None, uri=False),
     "metrics.jsonl": _dependency(SHA256, {"unreadable": WHOLE}, uri=False),
     "events.jsonl": _dependency(SHA256, None, uri=False),
     "audit.jsonl": _dependency(SHA256, None, uri=False),

@@ -38,6 +38,10 @@ class Notary:
         """Load the key now, so that a missing one is told before the work and not after. Raises ConfigError."""
         self.signer()
 
+    def within(self, store: Store) -> Notary:
+        """The same notary for ``store``, the same store within a session: what it seals stays until it is named."""
+        return Notary(store, self.signer, self._memory, self._reporter)
+
     def log(self) -> Log:
         """The store's log."""
         return Log(self._store, self._memory, self._reporter)
