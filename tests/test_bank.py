@@ -88,6 +88,10 @@ def test_wheels_are_fetched_for_an_environment_that_is_known_already(tmp_path: P
         third = provide(
             index.lock("plain"), machine(tmp_path, "one", "wheels"), Notes(), hosts, network="host"
         )
+        other = FolderStore.open_at(tmp_path / "other bank")
+        known = Library(FolderStore.open_at(tmp_path / "one"), other, ("wheels",))
+        provide(index.lock("plain"), known, Notes(), hosts, network="host")
+    assert wheel_bank.find(Library(FolderStore.open_at(tmp_path / "three"), other), first.key)
     assert again.cached and third.cached
     assert len(index.served) == served
     (kept,) = wheel_bank.find(machine(tmp_path, "two"), first.key) or ()

@@ -176,7 +176,7 @@ def fsck(repair: bool, copies: tuple[str, ...], as_json: bool) -> int:
         raise ConfigError("--from goes with --repair", hint="add --repair")
     place = Workplace.here()
     others = [open_store(text, place.project.folder) for text in copies]
-    report = Check(place.store, place.reporter).run(
+    report = Check(place.store, place.reporter, place.settings.bank).run(
         repair=repair, copies=[*others, FolderStore.open_at(cache_folder())]
     )
     if as_json:

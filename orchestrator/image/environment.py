@@ -124,9 +124,7 @@ def _keep_wheels(
             builder = Builder(engine, library, reporter, handover(), network)
             builder.keep_wheels(lock, base, made.key, made.key_manifest)
             return
-        for each in kept:
-            library.bank(each.digest, "wheels")
-        library.bank_key("wheels", made.key)
+        wheel_bank.bank(library, made.key, kept)
 
 
 def _provide(

@@ -66,6 +66,16 @@ def find(library: Library, key: Digest) -> tuple[Banked, ...] | None:
     return found if all(library.has(each.digest) for each in found) else None
 
 
+def bank(library: Library, key: Digest, found: tuple[Banked, ...]) -> None:
+    """Keep in the project's store what ``find`` found on this machine: the wheels, the list of them, and the key."""
+    for each in found:
+        library.bank(each.digest, "wheels")
+    kept = library.find("wheels", key)
+    assert kept is not None, "it was found just now"
+    library.bank(parse_digest(kept["digest"]), "wheels")
+    library.bank_key("wheels", key)
+
+
 def keep(
     shop: Workshop,
     container: str,

@@ -6,18 +6,19 @@ What is wrong is told by whom it is needed (an artifact's file, a run's log), no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from orchestrator.artifacts import alias, tombstone, tree
 from orchestrator.artifacts.version import every, read_manifest, read_verified
-from orchestrator.digest import CHUNK, Digest, of_file, parse_digest
+from orchestrator.digest import CHUNK, Digest, of_bytes, of_file, parse_digest
 from orchestrator.errors import MirageError, StoreError
 from orchestrator.ports import Reporter, Store
 from orchestrator.store.folder import FolderStore
-from orchestrator.upkeep.reach import artifacts_of, unwrapped
+from orchestrator.trust import chain
+from orchestrator.upkeep.reach import LISTED, artifacts_of, hexes, payload
 
 MISSING, DAMAGED, MODE, STALE = "missing", "damaged", "mode", "stale"
 # What a dead writer left is stale after a week, as when a store is opened.
@@ -55,11 +56,18 @@ class Report:
 
 
 class Check:
-    """One look at a store; hashes are remembered, so that a second look costs only what was mended."""
+    """One look at a store; hashes are remembered, so that a second look costs only what was mended.
 
-    def __init__(self, store: Store, reporter: Reporter) -> None:
+    ``banked`` is what the project wants to have of its images in the store (project.yaml, `bank`): where that is not
+    there, it is missing.
+    """
+
+    def __init__(self, store: Store, reporter: Reporter, banked: Iterable[str] = ("layers", "base")) -> None:
         self._store = store
         self._reporter = reporter
+        self._banked = frozenset(banked)
+        self._of_bases: set[str] = set()  # the layers of bases, in hex
+        self._logged: dict[str, Digest] = {}  # what the log says of records and verdicts
         self._damaged: set[Digest] = set()
         self._there: dict[Digest, int] = {}
         self._findings: dict[tuple[str, str], Finding] = {}
@@ -138,18 +146,44 @@ class Check:
             parts = key.split("/")
             with self._reading(key, f"a move of the alias {':'.join(parts[1:4])}"):
                 alias.read_move(self._store, key)
-        for key in self._store.keys("runs/"):
-            if key.endswith("/record.json"):
-                self._record(key, given_up)
+        there = set(self._store.keys("runs/"))
+        for key in self._store.keys(chain.FOLDER):
+            with self._reading(key, "an entry of the log"):
+                entry = chain.parse(self._store.read(key) or b"")
+                self._logged[entry.key] = entry.digest
+                self._need(entry.digest, f"{entry.key}, which is entry {entry.link.seq} of the log")
+                if entry.key not in there and self._store.read(entry.key) is None:
+                    self._find(MISSING, entry.key, f"entry {entry.link.seq} of the log")
         for key in self._store.keys("keys/"):
             if "/results/" in key:
                 with self._reading(key, f"what a key led to ({key.split('/')[1]})"):
-                    json.loads(self._store.read(key) or b"")
+                    self._kept(key)
+        for key in self._store.keys("runs/"):
+            if key.endswith("/record.json"):
+                self._record(key, given_up)
+            elif "/verdicts/" in key:
+                with self._reading(key, f"a verdict on run {key.split('/')[2]}"):
+                    json.loads(payload(self._store.read(key) or b"", key))
+
+    def _kept(self, key: str) -> None:
+        """What a key led to: nobody is promised that it is there, but what is there must be whole."""
+        data = self._store.read(key) or b""
+        json.loads(data)
+        kind = key.split("/")[1]
+        found = [Digest(f"sha256:{each}") for each in hexes(data)]
+        if kind == "base":
+            self._of_bases.update(hexes(data))
+        if key.startswith(LISTED):
+            for each in [each for each in found if each in self._there and each not in self._damaged]:
+                found += [Digest(f"sha256:{hex}") for hex in hexes(read_verified(self._store, each))]
+        for each in found:
+            if each in self._damaged:
+                self._find(DAMAGED, each, f"kept for the key {key.split('/')[2][:12]} ({kind})")
 
     def _record(self, key: str, given_up: dict[str, tuple[str, ...]]) -> None:
         run_id = key.split("/")[-2]
         with self._reading(key, f"the record of run {run_id}"):
-            data = unwrapped(self._store.read(key) or b"")
+            data = payload(self._store.read(key) or b"", key)
             artifacts = artifacts_of(data)
             item = json.loads(data)
             for id, digest in artifacts:
@@ -167,7 +201,12 @@ class Check:
                     )
                 if each["name"] == "image":
                     for number, layer in enumerate(each["annotations"]["diffIds"]):
-                        self._need(parse_digest(layer), f"layer {number} of the image of run {run_id}")
+                        self._layer(parse_digest(layer), f"layer {number} of the image of run {run_id}")
+
+    def _layer(self, digest: Digest, owner: str) -> None:
+        kind = "base" if digest[7:] in self._of_bases else "layers"
+        if digest in self._there or kind in self._banked:
+            self._need(digest, owner)
 
     def _artifact(self, digest: Digest, owner: str) -> None:
         if not self._need(digest, f"{owner} (manifest)"):
@@ -203,6 +242,12 @@ class Check:
         if not finding.what.startswith("sha256:"):
             return self._mend_object(finding.what, copies)
         digest = Digest(finding.what)
+        for key in (key for key, logged in self._logged.items() if logged == digest):
+            data = self._store.read(key) or b""
+            if of_bytes(data) == digest:
+                self._store.remove([digest])
+                self._store.put(data)
+                return self._restored(digest, len(data), key)
         for copy in copies:
             with suppress(StoreError):
                 with copy.open(digest) as source:
@@ -214,9 +259,7 @@ class Check:
                         writer.write(piece)
                     made, size = writer.commit()
                 if made == digest:
-                    self._damaged.discard(digest)
-                    self._there[digest] = size
-                    return f"restored from {copy.location}"
+                    return self._restored(digest, size, copy.location)
         if finding.state == DAMAGED and not finding.owners:
             self._store.remove([digest])
             self._damaged.discard(digest)
@@ -224,14 +267,37 @@ class Check:
             return "removed: nothing names it"
         return ""
 
+    def _restored(self, digest: Digest, size: int, source: str) -> str:
+        self._damaged.discard(digest)
+        self._there[digest] = size
+        return f"restored from {source}"
+
     def _mend_object(self, key: str, copies: Sequence[Store]) -> str:
+        """An object from the store's own log, which has the bytes of every record, or from another store."""
+        logged = self._logged.get(key)
+        if logged is not None and of_bytes(self._store.read(key) or b"") != logged:
+            with suppress(StoreError):
+                self._store.replace(key, read_verified(self._store, logged), durable=True)
+                return "restored from the log"
         for copy in copies:
             with suppress(StoreError):
                 data = copy.read(key)
-                if data and data != self._store.read(key) and _is_json(data):
+                if data and data != self._store.read(key) and self._fits(key, data, logged):
                     self._store.replace(key, data, durable=True)
                     return f"restored from {copy.location}"
         return ""
+
+    def _fits(self, key: str, data: bytes, logged: Digest | None) -> bool:
+        """Whether another store's object may stand here: not where it is that of another log."""
+        if logged is not None:
+            return of_bytes(data) == logged
+        try:
+            if key.startswith(chain.FOLDER):
+                return chain.parse(data).link.log == chain.log_id(self._store)
+            json.loads(data)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
 
 class _Reading:
@@ -253,11 +319,3 @@ class _Reading:
             self._found(f"unreadable: {error!r}")
             return True
         return False
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True

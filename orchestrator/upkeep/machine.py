@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from orchestrator.digest import Digest, hex_of
 from orchestrator.ports import Engine, Store
 from orchestrator.store.folder import FolderStore
-from orchestrator.upkeep.reach import hexes, unwrapped
+from orchestrator.upkeep.reach import hexes, payload
 
 KINDS = ("run", "env", "base")
 
@@ -32,7 +32,7 @@ def needed(store: Store) -> set[str]:
     found: set[str] = set()
     for key in store.keys("runs/"):
         if key.endswith("/record.json"):
-            found.update(hexes(unwrapped(store.read(key) or b"")))
+            found.update(hexes(payload(store.read(key) or b"", key)))
     return found
 
 

@@ -1,11 +1,10 @@
-"""What a store still needs: every blob that a version, a run's record, a key or a hold leads to.
+"""What a store still needs: every blob that a version, a run's record, the log, a key or a hold leads to.
 
 Objects are created once, so one that was read is never read again: asking a second time costs only what is new.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -17,10 +16,13 @@ from orchestrator.digest import Digest, of_bytes, parse_digest
 from orchestrator.errors import MirageError, StoreError
 from orchestrator.ports import Store
 from orchestrator.reference import ArtifactRef, parse_artifact
+from orchestrator.trust import chain, dsse
 
 _HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _TREE_DIGEST = re.compile(rb'"d":"sha256:([0-9a-f]{64})"')
 _MANIFEST_BEGINS = b'{"entry":'
+# Keys that lead to a list of blobs: an environment's wheels.
+LISTED = "keys/wheels/"
 
 
 class Reach:
@@ -35,6 +37,10 @@ class Reach:
 
     def update(self) -> None:
         """Read what is new. Raises StoreError where something cannot be read: nothing may then be removed."""
+        # Holds before records, and records before the log: a run that is sealed meanwhile gives up the former only
+        # when it has the latter, so it is seen in one of them.
+        for key in self._new("gc/hold/"):
+            self._document(key, self._store.read(key) or b"")
         gone = {ref: tombstone.find(self._store, ref) for ref in tombstone.every(self._store)}
         given_up = {str(ref): set(stone.given_up) for ref, stone in gone.items() if stone is not None}
         for key in self._new("refs/"):
@@ -43,16 +49,16 @@ class Reach:
                 data = self._store.read(key) or b""
                 self.expand(_pointer(key, data, self._store), key)
         for key in self._new("runs/"):
-            data = self._store.read(key) or b""
-            if key.endswith("/record.json"):
-                self._record(key, data, given_up)
-            else:
-                self._document(key, data)
+            self._sealed(key, self._store.read(key) or b"", given_up)
+        for key in self._new(chain.FOLDER):
+            self._entry(key, self._store.read(key) or b"", given_up)
         for key in self._new("keys/"):
             self._leaves(key.encode())
-            self._leaves(self._store.read(key) or b"")
-        for key in self._new("gc/hold/"):
-            self._document(key, self._store.read(key) or b"")
+            data = self._store.read(key) or b""
+            found = self._leaves(data)
+            if key.startswith(LISTED):
+                for each in found:  # the blob that lists the wheels, which nothing else names
+                    self._leaves(self._needed(Digest(f"sha256:{each.hex()}"), key))
 
     def _new(self, prefix: str) -> Iterator[str]:
         for key in self._store.keys(prefix):
@@ -70,12 +76,21 @@ class Reach:
         self.live.update(found)
         return found
 
-    def _record(self, key: str, data: bytes, given_up: dict[str, set[str]]) -> None:
-        """A record leads to its blobs, and its inputs and outputs to their files."""
-        run_id = key.split("/")[-2]
-        data = unwrapped(data)
+    def _sealed(self, key: str, data: bytes, given_up: dict[str, set[str]]) -> None:
+        """A record or verdict: its own bytes, which the log names, and what it leads to.
+
+        A verdict leads to two records, which stand for themselves: what one of them gave up is not kept for it.
+        """
+        self.live.add(raw(of_bytes(data)))
+        if "/verdicts/" in key:
+            return
+        if not key.endswith("/record.json"):
+            self._document(key, data)
+            return
+        data = payload(data, key)
         self.live.add(raw(of_bytes(data)))
         found = self._leaves(data)
+        run_id = key.split("/")[-2]
         lost: set[bytes] = set()
         for id, digest in artifacts_of(data):
             if run_id in given_up.get(id, ()):
@@ -84,9 +99,28 @@ class Reach:
                 self.expand(digest, f"{id} in the record of {run_id}")
         self.live.difference_update(lost & set(found) - {raw(each) for each in self._expanded})
 
+    def _entry(self, key: str, data: bytes, given_up: dict[str, set[str]]) -> None:
+        """An entry of the log: what it names, and where its process died before it made the record, what that needs."""
+        self._leaves(data)
+        try:
+            entry = chain.parse(data)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(
+                f"what {key} needs cannot be told: {error}",
+                hint="`mirage log verify` and `mirage fsck` say more",
+            ) from error
+        if entry.key not in self._read and raw(entry.digest) in self._present:
+            self._sealed(entry.key, self._needed(entry.digest, key), given_up)
+
+    def _needed(self, digest: Digest, why: str) -> bytes:
+        try:
+            return read_verified(self._store, digest)
+        except StoreError as error:
+            raise _untold(why, error) from error
+
     def _document(self, key: str, data: bytes) -> None:
         """Any other object: what it names, and where that is an artifact's manifest, its files."""
-        for each in self._leaves(unwrapped(data)):
+        for each in self._leaves(payload(data, key)):
             digest = Digest(f"sha256:{each.hex()}")
             with self._store.open(digest) as source:
                 if source.read(len(_MANIFEST_BEGINS)) != _MANIFEST_BEGINS:
@@ -101,10 +135,7 @@ class Reach:
             manifest = read_manifest(self._store, digest)
             data = read_verified(self._store, manifest.tree)
         except StoreError as error:
-            raise StoreError(
-                f"what {why} needs cannot be told: {error.message}",
-                hint="`mirage fsck` lists the damage; `mirage fsck --repair --from STORE` mends it from another store",
-            ) from error
+            raise _untold(why, error) from error
         self._expanded.add(digest)
         self.live.update((raw(digest), raw(manifest.tree)))
         self.live.update(bytes.fromhex(each.decode()) for each in _TREE_DIGEST.findall(data))
@@ -120,15 +151,19 @@ def hexes(data: bytes) -> list[str]:
     return [each.decode() for each in _HEX.findall(data)]
 
 
-def unwrapped(data: bytes) -> bytes:
-    """A Statement, also where it lies in a DSSE envelope (secure-systems-lab/dsse, envelope.md)."""
+def payload(data: bytes, key: str) -> bytes:
+    """A Statement, also where it lies in an envelope; any other object as it is. Raises StoreError for a broken one."""
     try:
-        item = json.loads(data)
-        if isinstance(item, dict) and isinstance(item.get("payload"), str) and "signatures" in item:
-            return base64.b64decode(item["payload"])
-    except (ValueError, RecursionError):
-        pass
-    return data
+        return dsse.payload_of(data)
+    except (ValueError, RecursionError) as error:
+        raise _untold(key, StoreError(f"it is damaged: {error}")) from error
+
+
+def _untold(why: str, error: StoreError) -> StoreError:
+    return StoreError(
+        f"what {why} needs cannot be told: {error.message}",
+        hint="`mirage fsck` lists the damage; `mirage fsck --repair --from STORE` mends it from another store",
+    )
 
 
 def artifacts_of(data: bytes) -> list[tuple[str, Digest]]:
