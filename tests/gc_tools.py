@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -11,11 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from orchestrator import canonical
 from orchestrator.artifacts import tombstone, tree
 from orchestrator.artifacts.version import Manifest, Version, publish, read_verified, resolve, standing
+from orchestrator.canonical import Json
+from orchestrator.digest import Digest
 from orchestrator.errors import MirageError, StoreError
+from orchestrator.provenance import record_key
+from orchestrator.reference import RunId
 from orchestrator.store.folder import FolderStore
-from orchestrator.store.sessions import StoreBusy, writing
+from orchestrator.store.sessions import StoreBusy, hold, release, writing
+from orchestrator.trust.chain import Link, parse
+from orchestrator.trust.notary import Notary
 from orchestrator.upkeep.collect import Busy, collect
 from tests.store_tools import Heard
 
@@ -76,6 +84,57 @@ def write(root: Path, number: int, seconds: float, sessions: bool = True) -> Non
             tombstone.bury(store, old.ref, old.digest, "old")
     broken += sum(not is_whole(store, each) for each in mine)
     (root.parent / f"writer-{number}").write_text(f"{done} {broken}")
+
+
+def seal(root: Path, number: int, seconds: float) -> None:
+    """Seal runs one after the other: what they need is held first, and named by a record and the log in the end.
+
+    Every third is given up: what it held is garbage then.
+    """
+    store = open_store(root)
+    end = time.monotonic() + seconds
+    done = 0
+    while time.monotonic() < end:
+        run = f"20261125-12{number:02}00-{done:06x}"
+        with writing(store) as kept:
+            needed = [kept.put(b"of %s: %d" % (run.encode(), each)) for each in range(3)]
+            hold(kept, run, "prepared", needed)
+        time.sleep(0.02)
+        if done % 3 != 2:
+            with writing(store) as kept:
+                last = kept.put(b"result of " + run.encode())
+                Notary(kept).seal(record_key(RunId(run)), _statement((*needed, last)))
+        release(store, run)
+        done += 1
+    (root.parent / f"sealer-{number}").write_text(str(done))
+
+
+def _statement(needed: tuple[Digest, ...]) -> Callable[[Link], bytes]:
+    definition: Json = {"resolvedDependencies": []}
+
+    def made(link: Link) -> bytes:
+        return canonical.encode(
+            {
+                "subject": [],
+                "predicate": {"buildDefinition": definition},
+                "needed": [*needed],
+                "chain": link.to_json(),
+            }
+        )
+
+    return made
+
+
+def check_sealed(root: Path) -> int:
+    """Everything that the records and the log name is there; gives how many records there are."""
+    store = open_store(root)
+    entries = [parse(store.read(key) or b"") for key in store.keys("log/")]
+    for entry in entries:
+        data = read_verified(store, entry.digest)
+        assert store.read(entry.key) == data
+        for digest in json.loads(data)["needed"]:
+            read_verified(store, digest)
+    return len(entries)
 
 
 def is_whole(store: FolderStore, made: Version) -> bool:

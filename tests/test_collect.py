@@ -25,7 +25,7 @@ from orchestrator.store.folder import FolderStore
 from orchestrator.store.sessions import StoreBusy, hold, release, writing
 from orchestrator.upkeep import machine
 from orchestrator.upkeep.collect import Busy, collect, look
-from tests.gc_tools import beside, check_whole, collect_often, open_store, write
+from tests.gc_tools import beside, check_sealed, check_whole, collect_often, open_store, seal, write
 from tests.run_tools import Project, wait_for
 from tests.store_tools import Heard, blob, check_store, save
 
@@ -185,14 +185,15 @@ def test_a_collector_that_is_killed_is_replaced(tmp_path: Path, phase: str) -> N
 def publish_while_collecting(
     tmp_path: Path, seconds: float, *, sessions: bool = True
 ) -> tuple[int, int, str]:
-    """8 writers and a collector for a while; gives published and broken versions, and what the collector says."""
+    """8 writers, 2 sealers of runs and a collector; gives published and broken versions, and what the collector says."""
     root = tmp_path / "store"
     open_store(root)
     writers = [beside(write, root, number, seconds, sessions) for number in range(8)]
+    writers += [beside(seal, root, number, seconds) for number in range(2)]
     collector = beside(collect_often, root, seconds)
     for process in (*writers, collector):
         process.join(seconds * 3 + 60)
-    assert [process.exitcode for process in writers] == [0] * 8
+    assert [process.exitcode for process in writers] == [0] * 10
     assert collector.exitcode == 0
     told = [(tmp_path / f"writer-{number}").read_text().split() for number in range(8)]
     published, broken = (sum(int(each[at]) for each in told) for at in (0, 1))
@@ -212,6 +213,7 @@ def test_nothing_live_goes_while_eight_writers_publish(tmp_path: Path) -> None:
     _collect(open_store(root))
     assert look(open_store(root), 0).garbage == []
     assert check_whole(root) == 24
+    assert check_sealed(root) > 20
     assert list(open_store(root).keys("gc/session/")) == []
 
 

@@ -26,11 +26,13 @@ from orchestrator.digest import CHUNK, Digest
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
 from orchestrator.sizes import readable_size
-from orchestrator.store.sessions import writing
+from orchestrator.store.sessions import StoreBusy, writing
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
 _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
 _READY_LIMIT = 1 << 20
+# How often a save is taken again at once, where a collection of garbage took away what it was about to use.
+_TRIES = 3
 _LINE_LIMIT = 1 << 20
 # A message may repeat what the workflow wrote, and goes into the record.
 _MESSAGE_LIMIT = 2000
@@ -184,6 +186,9 @@ class Outbox:
         except OSError as error:
             raise ArtifactError(f"the files of artifact {n} are not there: {error.strerror}") from error
         try:
+            for _ in range(_TRIES):
+                with suppress(StoreBusy), writing(self._store) as store:
+                    return self._collect(store, n, payload, manifest_of)
             with writing(self._store) as store:
                 return self._collect(store, n, payload, manifest_of)
         finally:

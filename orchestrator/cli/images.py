@@ -200,7 +200,8 @@ def _chosen(
         from orchestrator.prepare import Request, Stages, prepare
 
         place, config = _request(config_file, overrides, snapshot)
-        built = prepare(Request(config, overrides), place.services(), Stages()).image
+        with place.writing() as within:
+            built = prepare(Request(config, overrides), within.services(), Stages()).image
         if not all(map(place.library.has, built.image.diff_ids)):
             raise ImageError(
                 "this image is in the engine, but not all of its layers are kept any more",
@@ -339,7 +340,8 @@ def _built_again(
     if config_file is not None:
         place, config = _request(config_file, overrides, snapshot)
         services, request = place.services(), Request(config, overrides)
-        image = prepare(request, services, Stages()).image.image
+        with place.writing() as within:
+            image = prepare(request, within.services(), Stages()).image.image
         return image_check.check(
             services, image.digest, image.diff_ids, lambda anew: prepare(request, anew, Stages()), vary
         )

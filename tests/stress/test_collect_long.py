@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.upkeep.collect import collect, look
-from tests.gc_tools import check_whole, open_store
+from tests.gc_tools import check_sealed, check_whole, open_store
 from tests.store_tools import Heard
 from tests.test_collect import publish_while_collecting
 
@@ -23,3 +23,4 @@ def test_nothing_live_goes_in_a_minute(tmp_path: Path) -> None:
     collect(store, 0.0, Heard())
     assert look(store, 0.0).garbage == []
     assert check_whole(tmp_path / "store") == 24
+    assert check_sealed(tmp_path / "store") > 200
