@@ -67,8 +67,8 @@ class Store(Upkeep, Protocol):
     def writer(self) -> AbstractContextManager[BlobWriter]:
         """Write a blob of any size; without a commit nothing stays behind."""
 
-    def intake(self) -> AbstractContextManager[Intake]:
-        """Take many files at once, as fast as the disk allows; after an error nothing is promised of any."""
+    def intake(self, *, link: bool = False) -> AbstractContextManager[Intake]:
+        """Take many files at once; after an error nothing is promised of any. ``link``: they may be taken as they lie."""
 
     def put_file(self, path: Path, *, digest: Digest, link: bool) -> None:
         """Keep a file whose digest is known, by hard link where ``link`` allows and the disk can."""

@@ -12,6 +12,10 @@ from typing import Protocol
 
 from orchestrator.digest import Digest
 
+# An object that is written anew whenever somebody finds a blob missing or damaged: as long as it is the same, what was
+# in the store before is taken to be there still.
+DOUBT = "gc/doubt.json"
+
 
 @dataclass(frozen=True)
 class Held:

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
@@ -168,23 +169,40 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def collect(store: Store, folder: int) -> tuple[TreeEntry, ...]:
+class Known(Protocol):
+    """What is known of files without reading them."""
+
+    def find(self, path: str, status: os.stat_result) -> Digest | None:
+        """The digest of a file that has not changed."""
+
+    def keep(self, path: str, status: os.stat_result, digest: Digest) -> None:
+        """Remember a file."""
+
+
+def collect(
+    store: Store, folder: int, *, known: Known | None = None, link: bool = False
+) -> tuple[TreeEntry, ...]:
     """Take everything below an open directory into the store, as a tree.
+
+    ``known`` may spare reading what has not changed; ``link`` lets the store keep the files as they lie. Only for
+    folders of the caller's own.
 
     Works by directory descriptors and never follows a link: what is hashed is what was copied, whoever
     writes there meanwhile. Raises ArtifactError for sockets, devices, pipes, links that lead out, names
     that are not UTF-8, a file that changes under the copy, and more than MAX_FILES files; StoreError where
     the bytes cannot be kept.
     """
-    with store.intake() as intake:
-        entries = tuple(_Collector(intake).walk(folder, "", 0))
+    with store.intake(link=link) as intake:
+        entries = tuple(_Collector(intake, store, known).walk(folder, "", 0))
         check_links(entries)
     return entries
 
 
 class _Collector:
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, store: Store, known: Known | None) -> None:
         self._intake = intake
+        self._store = store
+        self._known = known
         self._count = 0
 
     def walk(self, folder: int, prefix: str, depth: int) -> Iterator[TreeEntry]:
@@ -208,7 +226,14 @@ class _Collector:
                     os.close(inner)
             else:
                 _check_regular(status, path)  # before it is opened: opening a device can have effects
-                yield self._file(folder, name, path)
+                yield self._unchanged(path, status) or self._file(folder, name, path)
+
+    def _unchanged(self, path: str, status: os.stat_result) -> TreeEntry | None:
+        """A file that was hashed before and is in the store still."""
+        digest = None if self._known is None else self._known.find(path, status)
+        if digest is None or not self._store.has(digest):
+            return None
+        return TreeEntry(path, "f", bool(status.st_mode & 0o111), status.st_size, digest)
 
     def _names(self, folder: int, prefix: str) -> list[str]:
         names: list[str] = []
@@ -242,6 +267,8 @@ class _Collector:
                 raise ArtifactError(
                     f"{path!r} changed while it was taken", hint="finish writing before it is saved"
                 )
+            if self._known is not None:
+                self._known.keep(path, before, digest)
             return TreeEntry(path, "f", bool(before.st_mode & 0o111), size, digest)
         finally:
             os.close(descriptor)

@@ -129,11 +129,13 @@ def show(id: str, as_json: bool) -> None:
 @click.option(
     "--description", default="", metavar="TEXT", help="What it is, in a line; part of its metadata."
 )
+@click.option("--link", is_flag=True, help="Keep the files as they lie, by hard link: they become read-only.")
 @_JSON
-def add(path: Path, target: str, description: str, as_json: bool) -> None:
+def add(path: Path, target: str, description: str, link: bool, as_json: bool) -> None:
     """Publish a file or folder of this machine as an artifact; without VERSION it gets the next vN."""
     from orchestrator.artifacts import by_hand
     from orchestrator.errors import ArtifactError
+    from orchestrator.image.library import cache_folder
     from orchestrator.reference import parse_artifact
 
     parts = target.split(":")
@@ -147,6 +149,8 @@ def add(path: Path, target: str, description: str, as_json: bool) -> None:
         name=ref.name,
         version=ref.version if len(parts) == 3 else None,
         description=description,
+        link=link,
+        cache=cache_folder(),
     )
     if as_json:
         print_json(_json(made))

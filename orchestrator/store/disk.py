@@ -15,6 +15,8 @@ from orchestrator.errors import StoreError
 
 # What link(2) answers where a second name cannot be had, for reasons that a copy does not share.
 NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
+# Nanoseconds within which two changes of a file may carry one time stamp, with room for coarse file systems.
+RACY = 2 * 10**9
 _FEW = 16
 
 _HINTS = {

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
-from orchestrator.ports_upkeep import Held
+from orchestrator.ports_upkeep import DOUBT, Held
 from orchestrator.store import folder_upkeep
 from orchestrator.store.disk import NO_LINK, sync, told, write_all
 from orchestrator.store.probing import probe
@@ -139,6 +139,7 @@ class FolderStore:
         try:
             return self.blob_path(digest).open("rb")
         except FileNotFoundError as error:
+            self._doubt(digest)
             raise StoreError(
                 f"{digest} is not in the store {self._root}", hint="was it removed by hand, or never pushed?"
             ) from error
@@ -160,9 +161,11 @@ class FolderStore:
         return digest
 
     def _doubt(self, digest: Digest) -> None:
-        """Mark a blob whose bytes were seen to be wrong: whoever stores it next replaces it."""
+        """Mark a blob whose bytes were seen to be wrong or gone: whoever stores it next replaces it."""
         with suppress(OSError):
             os.utime(self._blob(digest))
+        with suppress(StoreError):
+            self.replace(DOUBT, canonical.encode({"blob": digest, "seen": os.urandom(8).hex()}))
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
@@ -175,9 +178,9 @@ class FolderStore:
             writer.discard()
 
     @contextmanager
-    def intake(self) -> Iterator[FolderIntake]:
+    def intake(self, *, link: bool = False) -> Iterator[FolderIntake]:
         """Take many files, which are durable and visible when this is left without an error."""
-        intake = FolderIntake(self)
+        intake = FolderIntake(self, link=link)
         try:
             yield intake
             intake.flush()

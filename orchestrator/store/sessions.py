@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator import canonical
-from orchestrator.digest import Digest, hex_of
+from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import MirageError, StoreError
 from orchestrator.ports import BlobWriter, Intake, Store
-from orchestrator.ports_upkeep import Held
+from orchestrator.ports_upkeep import DOUBT, Held
 from orchestrator.store import turns
 from orchestrator.store.turns import CONDEMNED, DELETING, State
 
@@ -55,6 +55,11 @@ def release(store: Store, run_id: str) -> None:
     """The run has its record, which names all that it needs."""
     for key in list(store.keys(f"gc/hold/{run_id}/")):
         store.discard(key)
+
+
+def doubt(store: Store) -> str:
+    """The newest doubt about a blob, as a digest: while it is the same, nobody found one missing or damaged."""
+    return of_bytes(store.read(DOUBT) or b"")
 
 
 class Session:
@@ -159,10 +164,10 @@ class Session:
             yield _Writer(self, inner)
 
     @contextmanager
-    def intake(self) -> Iterator[Intake]:
+    def intake(self, *, link: bool = False) -> Iterator[Intake]:
         """Take many files."""
         taken = _Intake(self._condemned)
-        with self._store.intake() as inner:
+        with self._store.intake(link=link) as inner:
             taken.inner = inner
             yield taken if self._condemned else inner
         for digest in taken.doubtful:

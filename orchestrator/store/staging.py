@@ -6,13 +6,14 @@ A blob's name is given by rename(2), so it is never torn, and one that was damag
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
+from orchestrator.digest import CHUNK, Digest, of_bytes, of_chunks, of_hasher, sha256
 from orchestrator.errors import ArtifactError
-from orchestrator.store.disk import sync, sync_many, told, write_all
+from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -162,18 +163,65 @@ class Writer:
 class FolderIntake:
     """An Intake: many files, durable and visible together, with one sync instead of one for each."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, link: bool = False) -> None:
         self._place = place
+        self._link = link
         self._what = f"write to the store {place.location}"
         self._waiting: dict[Digest, tuple[str, str]] = {}  # where it is staged, what its name will be
+        # staged names of the owner's files: size and mtime when hashed
+        self._linked: dict[str, tuple[int, int]] = {}
         self._folders: set[str] = set()
 
     def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
         """Take at most ``size`` bytes of an open file; gives the digest and size of what was taken."""
-        taken = self._add_large(descriptor, size) if size >= LARGE else self._add_small(descriptor, size)
         if len(self._waiting) >= TOGETHER:
-            self.flush()
-        return taken
+            self.flush()  # before this one: whoever added the last may still look at its times, which a flush sets
+        taken = self._add_link(descriptor, size) if self._link else None
+        if taken is not None:
+            return taken
+        return self._add_large(descriptor, size) if size >= LARGE else self._add_small(descriptor, size)
+
+    def _add_link(self, descriptor: int, size: int) -> tuple[Digest, int] | None:
+        """Hash a file where it lies and give it a second name; None where only a copy will do."""
+        before = os.fstat(descriptor)
+        if before.st_size != size or not size or before.st_mode & 0o111:
+            return None  # an empty file is shared by too many; an executable one would lose its bit
+        if os.geteuid() not in (0, before.st_uid) or before.st_mtime_ns > time.time_ns() - RACY:
+            return None  # it is not ours to make read-only; or its time would not tell of a change while it is hashed
+        digest = of_chunks(_pieces(descriptor, size))
+        with told(self._what):
+            name = self._name_if_new(digest, size)
+            if name is None:
+                return digest, size
+            path = staged_name(self._place)
+            try:
+                # The very file that was hashed, whatever its name is by now (linkat(2), AT_SYMLINK_FOLLOW). Python
+                # calls link(2), which does not follow, unless it is given a directory; an absolute path ignores it.
+                os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+            except OSError as error:
+                if error.errno not in NO_LINK and not isinstance(error, FileNotFoundError):
+                    raise
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                return None
+            self._linked[path] = before.st_size, before.st_mtime_ns
+            self._waiting[digest] = path, name
+        return digest, size
+
+    def _seal_linked(self) -> None:
+        """Make the owner's files read-only, unless somebody wrote to one since it was hashed."""
+        for path, (size, mtime) in self._linked.items():
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                status = os.fstat(descriptor)
+                if (status.st_size, status.st_mtime_ns) != (size, mtime):
+                    raise ArtifactError(
+                        "a file changed while it was taken",
+                        hint="finish writing before it is added with --link",
+                    )
+                seal(descriptor)
+            finally:
+                os.close(descriptor)
+        self._linked.clear()
 
     def _add_small(self, descriptor: int, size: int) -> tuple[Digest, int]:
         data = b"".join(_pieces(descriptor, size))
@@ -216,6 +264,7 @@ class FolderIntake:
     def flush(self) -> None:
         """Make what was added durable, then visible."""
         with told(self._what):
+            self._seal_linked()
             sync_many([path for path, _ in self._waiting.values()], self._place.staging())
             while self._waiting:
                 _, (path, name) = self._waiting.popitem()

@@ -6,16 +6,19 @@ What is wrong is told by whom it is needed (an artifact's file, a run's log), no
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from orchestrator import canonical
 from orchestrator.artifacts import alias, tombstone, tree
 from orchestrator.artifacts.version import every, read_manifest, read_verified
 from orchestrator.digest import CHUNK, Digest, of_bytes, of_file, parse_digest
 from orchestrator.errors import MirageError, StoreError
 from orchestrator.ports import Reporter, Store
+from orchestrator.ports_upkeep import DOUBT
 from orchestrator.store.folder import FolderStore
 from orchestrator.trust import chain
 from orchestrator.upkeep.reach import LISTED, artifacts_of, hexes, payload
@@ -89,6 +92,9 @@ class Check:
             if not done:  # a mended tree may name what could not be seen before
                 break
         found = {**{key: each for key, each in self._findings.items() if key not in mended}, **mended}
+        if any(each.state in (DAMAGED, MISSING) and not each.mended for each in found.values()):
+            with suppress(StoreError):  # whoever publishes it again writes it anew
+                self._store.replace(DOUBT, canonical.encode({"seen": os.urandom(8).hex()}))
         order = sorted(
             found.values(), key=lambda each: (bool(each.mended), each.state, each.owners, each.what)
         )
