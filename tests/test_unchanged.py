@@ -16,6 +16,7 @@ from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.store import disk, staging
 from orchestrator.store.folder import FolderStore
+from orchestrator.upkeep import machine
 from orchestrator.upkeep.collect import collect
 from tests.gc_tools import is_whole
 from tests.run_tools import Project
@@ -174,6 +175,16 @@ def test_a_cache_that_is_spoilt_costs_time_only(store: FolderStore, data: Path) 
     for path in (Path(store.location).with_name("cache") / "stat").iterdir():
         path.write_text("[]")
     assert _read_during(store, data)[0] == "v1"
+
+
+def test_what_is_remembered_is_forgotten_after_months(store: FolderStore, data: Path) -> None:
+    _add(store, data)
+    cache = Path(store.location).with_name("cache")
+    old, new = sorted((cache / "stat").iterdir())
+    os.utime(old, (1e9, 1e9))
+    assert machine.forget_added(cache) == 1
+    assert list((cache / "stat").iterdir()) == [new]
+    assert machine.forget_added(cache.with_name("none")) == 0
 
 
 def test_adding_again_costs_a_walk(store: FolderStore, tmp_path: Path) -> None:

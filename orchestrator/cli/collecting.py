@@ -74,6 +74,8 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
     }
     if not as_json:
         _tell(place, told)
+    if machine and yes and not dry_run:
+        _forget()
     nothing = not (found.garbage or found.unfinished[0] or images or layers)
     if dry_run or nothing or not (yes or _agreed(as_json)):
         if as_json:
@@ -154,6 +156,13 @@ def _free(place: Workplace, images: list[Image], layers: list[tuple[Digest, int]
             place.reporter.warn(f"{image.name} stays: {error.message}")
     removed = FolderStore.open_at(cache_folder()).remove(digest for digest, _ in layers) if layers else 0
     return gone, removed
+
+
+def _forget() -> None:
+    from orchestrator.image.library import cache_folder
+    from orchestrator.upkeep.machine import forget_added
+
+    forget_added(cache_folder())
 
 
 @click.command(context_settings=_HELP)

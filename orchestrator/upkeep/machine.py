@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.digest import Digest, hex_of
 from orchestrator.ports import Engine, Store
@@ -17,6 +19,7 @@ from orchestrator.store.folder import FolderStore
 from orchestrator.upkeep.reach import hexes, payload
 
 KINDS = ("run", "env", "base")
+_REMEMBERED = 90 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,16 @@ def layers(cache: FolderStore, wanted: set[str], older_than: float) -> Iterator[
                 continue
             if read >= older_than:
                 yield held.digest, held.size
+
+
+def forget_added(cache: Path) -> int:
+    """Remove what the cache remembers of folders that nobody added for 90 days; gives how many notes there were."""
+    count = 0
+    with suppress(FileNotFoundError), os.scandir(cache / "stat") as items:
+        for item in items:
+            with suppress(OSError):
+                status = item.stat(follow_symlinks=False)
+                if time.time() - max(status.st_atime, status.st_mtime) > _REMEMBERED:
+                    os.unlink(item.path)
+                    count += 1
+    return count
