@@ -108,7 +108,7 @@ def begin(folders: RunFolders, run_id: RunId, plan: bytes) -> Journal:
             undo.callback(_remove, folder)
             lock = undo.enter_context(_locked(folder))
             write_durably(folder / "plan.json", plan)
-            undo.callback((folders.open / run_id).unlink, missing_ok=True)
+            undo.callback(_unmark, folders.open / run_id)
             write_durably(folders.open / run_id, b"")
             journal = Journal(folders, run_id, lock)
             undo.callback(journal.release)
@@ -217,6 +217,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _unmark(marker: Path) -> None:
+    with suppress(OSError):  # on a disk that fails, what went wrong first is what is told
+        marker.unlink()
 
 
 def _remove(folder: Path) -> None:
