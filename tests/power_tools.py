@@ -58,11 +58,14 @@ class Disk:
         subprocess.run(["mount", "-o", "loop", self._image, self.folder], check=True)
 
     def _unmount(self) -> None:
-        for _ in range(100):  # a process that was killed may take a moment to let go
-            if subprocess.run(["umount", self.folder], capture_output=True).returncode == 0:
+        """Unmount it, and wait until the kernel has let go of it: a container that starts this moment holds all mounts."""
+        subprocess.run(["umount", self.folder], check=True)
+        for _ in range(600):
+            found = subprocess.run(["losetup", "-j", self._image], capture_output=True, check=True)
+            if not found.stdout:
                 return
-            time.sleep(0.05)
-        raise AssertionError(f"{self.folder} stays busy")
+            time.sleep(0.02)
+        raise AssertionError(f"{self._image} stays busy")
 
     def cut(self) -> None:
         """The power fails."""
