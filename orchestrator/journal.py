@@ -59,6 +59,8 @@ class Journal:
         self._lock = lock
         self._file = (folders.of(run_id) / "journal").open("a+b", buffering=0)
         self._writing = threading.Lock()
+        # When this process began the run, by a clock that does not jump; None where another one did.
+        self.begun: float | None = None
         # A line that a dead process left torn must not swallow ours.
         self._torn = (
             self._file.tell() > 0 and os.pread(self._file.fileno(), 1, self._file.tell() - 1) != b"\n"
@@ -115,6 +117,7 @@ def begin(folders: RunFolders, run_id: RunId, plan: bytes) -> Journal:
             for parent in (folder, folders.runs, folders.open):
                 sync_folder(parent)
             journal.write("begun")
+            journal.begun = time.monotonic()
         except OSError as error:
             raise StoreError(
                 f"cannot begin a run in {folder}: {error.strerror}",

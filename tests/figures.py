@@ -118,7 +118,10 @@ class Table:
         widths = [max(len(row[at]) for row in (head, *body)) for at in range(len(head))]
 
         def line(cells: tuple[str, ...]) -> str:
-            first, *rest = (cells[at].ljust(width) if at == 0 else cells[at].rjust(width) for at, width in enumerate(widths))
+            first, *rest = (
+                cells[at].ljust(width) if at == 0 else cells[at].rjust(width)
+                for at, width in enumerate(widths)
+            )
             return f"| {' | '.join((first, *rest))} |"
 
         rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])

@@ -76,7 +76,9 @@ class Phases:
         counts.unless(seconds < 20, "lost", f"{phase}: recovery took {seconds:.0f} s")
         self._judge(phase, run_id, self._versions() - versions)
         again = project.asked("recover")
-        counts.unless(again == {"recovered": [], "left": []}, "duplicates", f"{phase}: recovered twice: {again}")
+        counts.unless(
+            again == {"recovered": [], "left": []}, "duplicates", f"{phase}: recovered twice: {again}"
+        )
         counts.unless(project.containers() == [], "orphans", f"{phase}: a container is left")
         left = list((project.folder / ".mirage" / "open").iterdir())
         counts.unless(left == [], "orphans", f"{phase}: left open: {left}")
@@ -121,7 +123,9 @@ class Phases:
         check_store(self._project.store)
         out, err, code = self._project.ended(self._project.start("log", "verify", program="mirage"))
         doubled = any(line.startswith("doubled") for line in out.splitlines())
-        self._counts.unless(code == 0, "duplicates" if doubled else "corrupt", f"the log of records: {out}{err}")
+        self._counts.unless(
+            code == 0, "duplicates" if doubled else "corrupt", f"the log of records: {out}{err}"
+        )
 
 
 def _harmless(told: dict[str, list[dict[str, str]]]) -> bool:

@@ -137,7 +137,9 @@ class PowerCuts:
         time.sleep(self._dice.uniform(0.0, 0.25))
         self._disk.cut()
         with open(source, "rb") as lines:
-            told = [json.loads(line) for line in lines.read().splitlines(keepends=True) if line.endswith(b"\n")]
+            told = [
+                json.loads(line) for line in lines.read().splitlines(keepends=True) if line.endswith(b"\n")
+            ]
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "it did not end by a refusal"
         self._runs += 1_000
         return [line for line in told if line]
@@ -185,7 +187,9 @@ class PowerCuts:
         for path in (self._store / "blobs").rglob("*"):
             if path.is_file():
                 with path.open("rb") as source:
-                    self._counts.unless(of_file(source) == f"sha256:{path.name}", "corrupt", f"blob {path.name}")
+                    self._counts.unless(
+                        of_file(source) == f"sha256:{path.name}", "corrupt", f"blob {path.name}"
+                    )
         store = self._reopened()
         if store is None:
             return
@@ -226,5 +230,5 @@ def _forget_to_sync() -> None:
     def nothing(*_: object) -> None:
         return None
 
-    os.fsync = nothing
-    disk._sync_file_system = nothing
+    os.fsync = nothing  # type: ignore[assignment]
+    disk._sync_file_system = nothing  # type: ignore[assignment]

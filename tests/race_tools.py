@@ -113,4 +113,3 @@ def builds(project: Project, counts: Counts, *, builders: int, rounds: int) -> N
         counts.unless(len({image["digest"] for image in images}) == 1, "corrupt", f"{images}")
         counts.unless(len(made) >= 1, "lost", f"round {turn}: nobody built")
         counts.unless(len(made) <= 1, "duplicates", f"round {turn}: {len(made)} built")
-

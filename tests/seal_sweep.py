@@ -86,5 +86,9 @@ class SealSweep:
             notary.seal(key, lambda link: statement(run, link))
         found = walk(self.store, Trust())
         self._counts.unless(found.faults == [], "corrupt", f"{what}: {found.faults}")
-        self._counts.unless(found.size >= self._number <= found.records, "lost", f"{what}: {found.size} entries")
-        self._counts.unless(found.size <= self._number >= found.records, "duplicates", f"{what}: {found.size} entries")
+        self._counts.unless(
+            found.size >= self._number <= found.records, "lost", f"{what}: {found.size} entries"
+        )
+        self._counts.unless(
+            found.size <= self._number >= found.records, "duplicates", f"{what}: {found.size} entries"
+        )

@@ -86,7 +86,9 @@ class Sweep:
         self.swept.refused += end == REFUSED
         self.swept.survived += end == FINE and met
         again = save(self.store, source, name)
-        counts.unless(str(again.ref) == f"dataset:{name}:v1", "duplicates", f"{what}: the retry got {again.ref}")
+        counts.unless(
+            str(again.ref) == f"dataset:{name}:v1", "duplicates", f"{what}: the retry got {again.ref}"
+        )
         self._whole(str(again.ref), what)
         self.swept.faults += met
         self._left = staged(self._root)

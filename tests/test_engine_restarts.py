@@ -77,7 +77,9 @@ def restarted(
     assert "Traceback" not in err
     counts.trials += 1
     counts.unless(engine.api().containers(all=True) == [], "orphans", "a container was left")
-    counts.unless(project.asked("show", "latest")["run_id"] == json.loads(out)["run_id"], "lost", "its record")
+    counts.unless(
+        project.asked("show", "latest")["run_id"] == json.loads(out)["run_id"], "lost", "its record"
+    )
     return json.loads(out), code, err
 
 

@@ -68,7 +68,9 @@ def flood(project: Project, mib: int, counts: Counts) -> None:
     assert mark is not None
     total = (mib << 20) + len(b"the end\n")
     counts.trials += 1
-    counts.unless(len(kept) - len(mark[0]) + int(mark[1]) == total, "lost", "bytes that are not counted as dropped")
+    counts.unless(
+        len(kept) - len(mark[0]) + int(mark[1]) == total, "lost", "bytes that are not counted as dropped"
+    )
     assert int(mark[1]) == log["annotations"]["droppedBytes"] == total - (48 << 20)
     assert project.mirage("logs", run_id, "--stream", "stderr").endswith("the end\n")
 

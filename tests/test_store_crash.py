@@ -17,7 +17,9 @@ from tests.store_sweep import CHANGES, KILLED, REFUSED_BY_DISK, Sweep
 from tests.store_tools import REFUSED, check_store, injected, mounted, needs_root, save, staged, whole
 
 
-def test_a_publish_killed_at_any_change_of_the_disk_leaves_nothing_torn(tmp_path: Path, counted: Counted) -> None:
+def test_a_publish_killed_at_any_change_of_the_disk_leaves_nothing_torn(
+    tmp_path: Path, counted: Counted
+) -> None:
     swept = Sweep(tmp_path, counted(KILLED)).over(CHANGES, "signal=KILL")
     assert swept.killed == swept.faults > 60
 

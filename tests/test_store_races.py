@@ -92,7 +92,9 @@ def test_a_custom_version_has_one_winner(tmp_path: Path) -> None:
         assert len(runs) <= 1, "the version of a winner names another run"
 
 
-def test_twenty_races_of_sixteen_publishers_with_readers_beside_them(tmp_path: Path, counted: Counted) -> None:
+def test_twenty_races_of_sixteen_publishers_with_readers_beside_them(
+    tmp_path: Path, counted: Counted
+) -> None:
     races(tmp_path / "store", counted(RACES), publishers=16, rounds=20, readers=4)
 
 

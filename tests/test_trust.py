@@ -28,8 +28,8 @@ from orchestrator.trust.keys import PublicKey, Signer
 from orchestrator.trust.notary import Notary
 from orchestrator.trust.trusted import Trust, TrustedKey
 from orchestrator.trust.walk import walk
-from tests.record_tools import run_id
 from tests.figures import Counted
+from tests.record_tools import run_id
 from tests.seal_sweep import KILLED, REFUSED_BY_DISK, SealSweep
 from tests.trust_tools import statement
 

@@ -57,6 +57,16 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
+def clock_of(name: str) -> float:
+    """The time by the clock that stamps a file system's files; ours may be wrong. ``name`` is a file to make and remove."""
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        return os.fstat(descriptor).st_ctime
+    finally:
+        os.close(descriptor)
+        os.unlink(name)
+
+
 def sync_many(files: Sequence[str], folder: str | os.PathLike[str]) -> None:
     """Make many closed files durable; all are on the file system of ``folder``.
 

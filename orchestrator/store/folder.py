@@ -17,7 +17,7 @@ from typing import BinaryIO
 from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
-from orchestrator.store.disk import NO_LINK, sync, told, write_all
+from orchestrator.store.disk import NO_LINK, clock_of, sync, told, write_all
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
 FORMAT = "mirage-store/1"
@@ -111,10 +111,12 @@ class FolderStore:
     def _sweep(self) -> None:
         """Remove what processes left under `staging/` that died long ago."""
         with suppress(OSError), os.scandir(self._staging) as items:
-            for item in items:
-                # not mtime, which a finished blob has fixed
-                if item.stat(follow_symlinks=False).st_ctime < time.time() - _STALE:
-                    os.unlink(item.path)
+            # not mtime, which a finished blob has fixed
+            made = {item.path: item.stat(follow_symlinks=False).st_ctime for item in items}
+            if made and min(made.values()) < time.time() - _STALE:
+                now = clock_of(staged_name(self))
+                for path in (path for path, then in made.items() if then < now - _STALE):
+                    os.unlink(path)
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there; one that was written to since it was stored is hashed first."""

@@ -66,7 +66,7 @@ def _calls() -> None:
             _die("after")
         return found
 
-    http.client.HTTPConnection.putrequest = asked  # type: ignore[assignment, method-assign]
+    http.client.HTTPConnection.putrequest = asked  # type: ignore[method-assign]
     http.client.HTTPConnection.getresponse = answered  # type: ignore[method-assign]
 
 

@@ -14,5 +14,7 @@ __all__ = ["project"]
 @pytest.mark.stress
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("event", ["begun", "create", "start", "collect", "record"])
-def test_ctrl_c_at_each_line_of_the_journal(project: Project, event: str, times: int, counted: Counted) -> None:
+def test_ctrl_c_at_each_line_of_the_journal(
+    project: Project, event: str, times: int, counted: Counted
+) -> None:
     ctrl_c(project, event, times, counted(CTRL_C))

@@ -75,8 +75,8 @@ MUTATIONS = {
     ),
     "a version is given without looking whether it is taken": Mutation(
         "orchestrator/store/folder.py",
-        "                try:\n                    os.link(staged, target)\n                except OSError:\n                    if os.fstat",
-        "                try:\n                    os.replace(staged, target)\n                except OSError:\n                    if os.fstat",
+        "                    os.link(staged, target)\n                except OSError:\n                    if os.fst",
+        "                    os.replace(staged, target)\n                except OSError:\n                    if os.fst",
         RACES,
     ),
 }

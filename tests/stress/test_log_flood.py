@@ -1,4 +1,4 @@
-"""MIRAGE_STRESS_FLOOD_MIB (5 GiB) of output at full speed: memory and disk stay bounded, and the count of what fell out is exact."""
+"""A flood of MIRAGE_STRESS_FLOOD_MIB (5 GiB): memory and disk stay bounded, and what fell out is counted exactly."""
 
 from __future__ import annotations
 

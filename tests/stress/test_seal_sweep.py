@@ -14,8 +14,8 @@ from orchestrator.store.folder import FolderStore
 from orchestrator.trust.notary import Notary
 from orchestrator.trust.trusted import Trust
 from orchestrator.trust.walk import walk
-from tests.record_tools import run_id
 from tests.figures import Counted, how_many
+from tests.record_tools import run_id
 from tests.seal_sweep import KILLED, REFUSED_BY_DISK, SealSweep
 from tests.store_sweep import CHANGES, OTHERS
 from tests.trust_tools import statement
