@@ -28,7 +28,8 @@ engine:  ## make sure that a container engine runs, and leave it running
 
 stress: venv test-tools  ## the slow and violent tests
 	@$(IN_VENV) uv pip install --quiet --python .venv/bin/python 'atheris>=3,<4'
-	@$(ENGINE) exec -- $(IN_VENV) pytest -m stress tests/stress
+	@$(ENGINE) exec -- $(IN_VENV) env MIRAGE_STRESS_TABLE=build/stress.json pytest -m stress tests/stress \
+		-n auto --maxprocesses 4 --dist load
 
 bench: venv test-tools  ## the measurements behind the figures in docs
 	@$(ENGINE) exec -- $(IN_VENV) python -m bench $(BENCH)
@@ -44,5 +45,5 @@ tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap
 
 test-tools:
-	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime openssh-client openssl \
+	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime e2fsprogs openssh-client openssl \
 		skopeo strace chromium

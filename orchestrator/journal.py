@@ -59,6 +59,8 @@ class Journal:
         self._lock = lock
         self._file = (folders.of(run_id) / "journal").open("a+b", buffering=0)
         self._writing = threading.Lock()
+        # When this process began the run, by a clock that does not jump; None where another one did.
+        self.begun: float | None = None
         # A line that a dead process left torn must not swallow ours.
         self._torn = (
             self._file.tell() > 0 and os.pread(self._file.fileno(), 1, self._file.tell() - 1) != b"\n"
@@ -108,13 +110,14 @@ def begin(folders: RunFolders, run_id: RunId, plan: bytes) -> Journal:
             undo.callback(_remove, folder)
             lock = undo.enter_context(_locked(folder))
             write_durably(folder / "plan.json", plan)
-            undo.callback((folders.open / run_id).unlink, missing_ok=True)
+            undo.callback(_unmark, folders.open / run_id)
             write_durably(folders.open / run_id, b"")
             journal = Journal(folders, run_id, lock)
             undo.callback(journal.release)
             for parent in (folder, folders.runs, folders.open):
                 sync_folder(parent)
             journal.write("begun")
+            journal.begun = time.monotonic()
         except OSError as error:
             raise StoreError(
                 f"cannot begin a run in {folder}: {error.strerror}",
@@ -217,6 +220,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _unmark(marker: Path) -> None:
+    with suppress(OSError):  # on a disk that fails, what went wrong first is what is told
+        marker.unlink()
 
 
 def _remove(folder: Path) -> None:

@@ -310,7 +310,9 @@ def _seal(
         byproducts.append(Byproduct("audit.jsonl", noted))
     byproducts.append(Byproduct("environment.json", plan.installed))
     status, code, name, reason = classify(end)
-    finished = time.time()
+    # the wall clock may have jumped; an adopter has no other one
+    begun = journal.begun
+    seconds = max(0.0, time.time() - plan.begun) if begun is None else time.monotonic() - begun
     result = Result(
         status=status,
         exit_code=code,
@@ -318,8 +320,8 @@ def _seal(
         reason=reason,
         oom_killed=bool(end.ended and end.ended.oom_killed),
         started_at=provenance.rfc3339(plan.begun),
-        finished_at=provenance.rfc3339(finished),
-        seconds=max(0.0, finished - plan.begun),
+        finished_at=provenance.rfc3339(plan.begun + seconds),
+        seconds=seconds,
         outputs=tuple(
             ResultOutput(
                 str(o.version.ref),

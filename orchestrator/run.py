@@ -198,6 +198,10 @@ class _Attempt:
                 recovered=False,
             )
         except MirageError as error:
+            self._services.reporter.warn(
+                f"the run has ended and its record could not be written; once what follows is mended,\n"
+                f"  `mirage recover {self._run_id}` writes it, with all that was saved"
+            )
             raise (self.failure or error) from error
         try:
             self._services.executor.cleanup(self._handle, self._run_id)

@@ -21,6 +21,7 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
     "chromium": "the tests of reports in a browser",
     "docker-registry": "the tests of bases from a registry",
+    "e2fsprogs": "the tests of power cuts",
     "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
     "iproute2": "the tests on other engines",
@@ -59,6 +60,7 @@ def missing(tool: str) -> list[str]:
     if tool in (
         "chromium",
         "docker-registry",
+        "e2fsprogs",
         "graphviz",
         "iproute2",
         "openssh-client",
@@ -66,7 +68,12 @@ def missing(tool: str) -> list[str]:
         "skopeo",
         "strace",
     ):
-        program_of = {"graphviz": "dot", "iproute2": "ip", "openssh-client": "ssh-keygen"}
+        program_of = {
+            "e2fsprogs": "mkfs.ext4",
+            "graphviz": "dot",
+            "iproute2": "ip",
+            "openssh-client": "ssh-keygen",
+        }
         return [] if program(program_of.get(tool, tool)) else [tool]
     if tool == "libfaketime":
         return [] if any(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")) else [tool]

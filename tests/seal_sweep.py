@@ -18,16 +18,21 @@ from orchestrator.trust.chain import Link
 from orchestrator.trust.notary import Notary
 from orchestrator.trust.trusted import Trust
 from orchestrator.trust.walk import walk
+from tests.figures import Counts
 from tests.record_tools import run_id
 from tests.store_sweep import Swept
 from tests.store_tools import FINE, REFUSED, injected
 from tests.trust_tools import statement
 
+KILLED = "T1 record: SIGKILL at each system call"
+REFUSED_BY_DISK = "T2 record: an error at each system call"
+
 
 class SealSweep:
-    """Records sealed one after another into one store, a fault in each, each recovered and counted."""
+    """Records sealed one after another into one store, a fault in each, each recovered, harm told to ``counts``."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, counts: Counts) -> None:
+        self._counts = counts
         self._top = top
         self._root = top / "store"
         self._number = 0
@@ -63,8 +68,9 @@ class SealSweep:
         self.swept.refused += end == REFUSED
         self.swept.survived += end == FINE and met
         self.swept.faults += met
+        self._counts.trials += met
         if end == FINE:
-            assert self.store.read(key) is not None, f"{what}: acknowledged and lost"
+            self._counts.unless(self.store.read(key) is not None, "lost", f"{what}: acknowledged and lost")
         self._recover(run, key, journal, what)
         return met
 
@@ -79,5 +85,10 @@ class SealSweep:
         if self.store.read(key) is None and notary.finish(key, tried) is None:
             notary.seal(key, lambda link: statement(run, link))
         found = walk(self.store, Trust())
-        assert found.faults == [], (what, found.faults)
-        assert found.size == found.records == self._number, what
+        self._counts.unless(found.faults == [], "corrupt", f"{what}: {found.faults}")
+        self._counts.unless(
+            found.size >= self._number <= found.records, "lost", f"{what}: {found.size} entries"
+        )
+        self._counts.unless(
+            found.size <= self._number >= found.records, "duplicates", f"{what}: {found.size} entries"
+        )

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from orchestrator.artifacts.version import versions
 from orchestrator.store.folder import FolderStore
+from tests.figures import Counts
 from tests.store_tools import FINE, REFUSED, check_store, injected, save, staged, whole
 
+KILLED = "T1 publish: SIGKILL at each system call"
+REFUSED_BY_DISK = "T2 publish: an error at each system call"
 # Every call by which a publish changes the disk. A death between two of them is a death at the next.
 CHANGES = (
     "openat",
@@ -41,9 +44,10 @@ class Swept:
 
 
 class Sweep:
-    """Publishes of fresh content into one store, a fault in each, checked after each."""
+    """Publishes of fresh content into one store, a fault in each, checked after each, harm told to ``counts``."""
 
-    def __init__(self, top: Path, *, files: int = 2) -> None:
+    def __init__(self, top: Path, counts: Counts, *, files: int = 2) -> None:
+        self._counts = counts
         self._top = top
         self._root = top / "store"
         self._files = files
@@ -52,11 +56,11 @@ class Sweep:
         self.swept = Swept()
         self._left: list[str] = []
 
-    def over(self, calls: tuple[str, ...], fault: str) -> Swept:
-        """At each call, at its first, second... time, until a publish passes untouched."""
+    def over(self, calls: tuple[str, ...], fault: str, *, for_good: bool = False) -> Swept:
+        """At each call, at its first, second... time, until a publish passes untouched; ``for_good``: from then on."""
         for call in calls:
             when = 1
-            while self._once(f"{call}:{fault}:when={when}"):
+            while self._once(f"{call}:{fault}:when={when}{'+' * for_good}"):
                 when += 1
         check_store(self._root)
         return self.swept
@@ -67,24 +71,34 @@ class Sweep:
         source = self._content()
         end, met = injected(lambda: save(FolderStore(self._root), source, name), what, self._top / "trace")
         assert end in (FINE, REFUSED, -signal.SIGKILL), f"{what}: ended with {end}"
+        counts = self._counts
+        counts.trials += met
         visible = versions(self.store, "dataset", name)
-        assert visible in ([], ["v1"]), what
+        counts.unless(len(visible) < 2, "duplicates", f"{what}: {visible}")
         if visible:
-            whole(self.store, f"dataset:{name}:v1")
+            self._whole(f"dataset:{name}:{visible[0]}", what)
         if end == FINE:
-            assert visible == ["v1"], f"{what}: acknowledged and lost"
+            counts.unless(visible == ["v1"], "lost", f"{what}: acknowledged and lost")
         if end == -signal.SIGKILL:
             self.swept.killed += 1
         elif not what.startswith("unlink"):
-            assert staged(self._root) == self._left, f"{what}: left something under staging/"
+            counts.unless(staged(self._root) == self._left, "orphans", f"{what}: something is under staging/")
         self.swept.refused += end == REFUSED
         self.swept.survived += end == FINE and met
         again = save(self.store, source, name)
-        assert str(again.ref) == f"dataset:{name}:v1", f"{what}: the retry got {again.ref}"
-        whole(self.store, str(again.ref))
+        counts.unless(
+            str(again.ref) == f"dataset:{name}:v1", "duplicates", f"{what}: the retry got {again.ref}"
+        )
+        self._whole(str(again.ref), what)
         self.swept.faults += met
         self._left = staged(self._root)
         return met
+
+    def _whole(self, id: str, what: str) -> None:
+        try:
+            whole(self.store, id)
+        except Exception as error:  # whatever a damaged store makes the code say
+            self._counts.found("corrupt", f"{what}: {id}: {error!r}")
 
     def _content(self) -> Path:
         """A tree of small files, one that is hashed in a second thread, and one that ends in a hole."""

@@ -177,10 +177,18 @@ def in_child(action: Callable[[], object], *, nobody: bool = False) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def injected(action: Callable[[], object], what: str, trace: Path, *, also: str = "") -> tuple[int, bool]:
+def injected(
+    action: Callable[[], object],
+    what: str,
+    trace: Path,
+    *,
+    also: str = "",
+    meanwhile: Callable[[int], None] = lambda child: None,
+) -> tuple[int, bool]:
     """Run in a forked process under `strace --inject=what`; gives its end and whether the fault was met.
 
-    The calls named in ``also`` are traced too, with the paths of their descriptors.
+    The calls named in ``also`` are traced too, with the paths of their descriptors; ``meanwhile`` is called beside it
+    with its process id.
 
     The process waits until strace holds it, so the count of system calls begins with the action.
     """
@@ -214,6 +222,7 @@ def injected(action: Callable[[], object], what: str, trace: Path, *, also: str 
             assert tracer.poll() is None, tracer.communicate()[1]
     finally:
         os.close(gate_write)
+    meanwhile(child)
     end = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     tracer.wait()
     assert tracer.stderr is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine_tools import SecondEngine
+from tests.figures import Counted, Counts
 from tests.run_tools import Project, wait_for
 
 WORKFLOWS = {
@@ -47,8 +48,12 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondEngine]:
         yield engine
 
 
+RESTARTS = "T5 engine: ended and started again"
+
+
 def restarted(
     project: Project,
+    counts: Counts,
     engine: SecondEngine,
     workflow: str,
     said: str,
@@ -70,28 +75,34 @@ def restarted(
     engine.restart(number, away)
     out, err, code = project.ended(process, 90)
     assert "Traceback" not in err
-    assert engine.api().containers(all=True) == [], "a container was left"
+    counts.trials += 1
+    counts.unless(engine.api().containers(all=True) == [], "orphans", "a container was left")
+    counts.unless(
+        project.asked("show", "latest")["run_id"] == json.loads(out)["run_id"], "lost", "its record"
+    )
     return json.loads(out), code, err
 
 
-def test_killed_with_live_restore(project: Project, living: SecondEngine) -> None:
+def test_killed_with_live_restore(project: Project, living: SecondEngine, counted: Counted) -> None:
     """The workflow runs on; the code is its own, and the log has every line once."""
-    made, code, _ = restarted(project, living, "counts", "5", signal.SIGKILL)
+    made, code, _ = restarted(project, counted(RESTARTS), living, "counts", "5", signal.SIGKILL)
     assert (code, made["status"], made["exit_code"]) == (1, "failed", 7)
     assert project.mirage("logs", str(made["run_id"])) == "".join(f"{i}\n" for i in range(30))
 
 
-def test_killed_and_away_while_the_workflow_ends(project: Project, second: SecondEngine) -> None:
-    made, code, err = restarted(project, second, "counts", "24", signal.SIGKILL, 2)
+def test_killed_and_away_while_the_workflow_ends(
+    project: Project, second: SecondEngine, counted: Counted
+) -> None:
+    made, code, err = restarted(project, counted(RESTARTS), second, "counts", "24", signal.SIGKILL, 2)
     assert (code, made["status"], made["exit_code"]) == (1, "failed", 7)
     whole = "".join(f"{i}\n" for i in range(30))
     log = project.mirage("logs", str(made["run_id"]))
     assert log == whole or (log.endswith("\n") and whole.startswith(log) and "may be missing" in err)
 
 
-def test_stopped_with_its_containers(project: Project, second: SecondEngine) -> None:
+def test_stopped_with_its_containers(project: Project, second: SecondEngine, counted: Counted) -> None:
     """The exit code looks like the workflow's own, and is not taken for it."""
-    made, code, _ = restarted(project, second, "polite", "on", signal.SIGTERM)
+    made, code, _ = restarted(project, counted(RESTARTS), second, "polite", "on", signal.SIGTERM)
     assert (code, made["status"], made["reason"]) == (130, "interrupted", "daemon_restart")
 
 

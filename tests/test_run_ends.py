@@ -203,27 +203,6 @@ def test_the_next_run_settles_what_a_dead_one_left(project: Project) -> None:
     assert project.containers() == []
 
 
-@pytest.mark.parametrize("event", ["begun", "create", "start", "collect", "record"])
-def test_kill_9_at_each_line_of_the_journal_leaves_one_record(project: Project, event: str) -> None:
-    """The process stops itself with SIGKILL right after the line is on disk."""
-    env = {"MIRAGE_TEST_KILL_AT": event, "PYTHONPATH": str(Path(__file__).parent / "killing")}
-    before = set(project.run_ids())
-    process = project.start("--config", "configs/a.yaml", "--workflow", "workflows.fails", env=env)
-    _, err, code = project.ended(process)
-    assert code == -signal.SIGKILL, err
-    (run_id,) = set(project.run_ids()) - before
-    project.asked("recover")
-    result = project.record(run_id)["predicate"]["runDetails"]["mirage_result"]
-    if event in ("start", "collect", "record"):
-        unknown = ("interrupted", None) if event == "start" else ("failed", 7)
-        assert (result["status"], result["exitCode"]) == unknown
-    else:
-        assert (result["status"], result["exitCode"]) == ("interrupted", None)
-    assert project.containers() == []
-    assert project.asked("recover") == {"recovered": [], "left": []}
-    assert project.asked("ls")["runs"][0]["run_id"] == run_id
-
-
 def test_a_stop_that_a_dead_process_had_only_announced_is_carried_out(project: Project) -> None:
     """It died between the journal's line and the engine's call: whoever adopts the run must not wait for ever."""
     env = {"MIRAGE_TEST_KILL_AT": "stop", "PYTHONPATH": str(Path(__file__).parent / "killing")}

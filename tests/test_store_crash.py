@@ -12,29 +12,34 @@ import pytest
 from orchestrator.artifacts.version import every, versions
 from orchestrator.errors import StoreError
 from orchestrator.store.folder import FolderStore
-from tests.store_sweep import CHANGES, Sweep
+from tests.figures import Counted
+from tests.store_sweep import CHANGES, KILLED, REFUSED_BY_DISK, Sweep
 from tests.store_tools import REFUSED, check_store, injected, mounted, needs_root, save, staged, whole
 
 
-def test_a_publish_killed_at_any_change_of_the_disk_leaves_nothing_torn(tmp_path: Path) -> None:
-    swept = Sweep(tmp_path).over(CHANGES, "signal=KILL")
+def test_a_publish_killed_at_any_change_of_the_disk_leaves_nothing_torn(
+    tmp_path: Path, counted: Counted
+) -> None:
+    swept = Sweep(tmp_path, counted(KILLED)).over(CHANGES, "signal=KILL")
     assert swept.killed == swept.faults > 60
 
 
-def test_a_publish_of_many_files_killed_around_its_one_sync(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, files=20)
+def test_a_publish_of_many_files_killed_around_its_one_sync(tmp_path: Path, counted: Counted) -> None:
+    sweep = Sweep(tmp_path, counted(KILLED), files=20)
     swept = sweep.over(("syncfs",), "signal=KILL")
     assert swept.killed == 1, "one sync for all of them"
 
 
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EIO"])
-def test_a_publish_on_a_failing_disk_is_refused_and_can_be_made_again(tmp_path: Path, fault: str) -> None:
-    swept = Sweep(tmp_path).over(("write", "fsync", "rename", "link"), fault)
+def test_a_publish_on_a_failing_disk_is_refused_and_can_be_made_again(
+    tmp_path: Path, counted: Counted, fault: str
+) -> None:
+    swept = Sweep(tmp_path, counted(REFUSED_BY_DISK)).over(("write", "fsync", "rename", "link"), fault)
     assert swept.refused == swept.faults > 20, "a fault was passed over in silence"
 
 
-def test_a_failed_sync_of_many_files_is_refused(tmp_path: Path) -> None:
-    swept = Sweep(tmp_path, files=20).over(("syncfs",), "error=EIO")
+def test_a_failed_sync_of_many_files_is_refused(tmp_path: Path, counted: Counted) -> None:
+    swept = Sweep(tmp_path, counted(REFUSED_BY_DISK), files=20).over(("syncfs",), "error=EIO")
     assert swept.refused == swept.faults == 1
 
 

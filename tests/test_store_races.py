@@ -11,6 +11,8 @@ import pytest
 
 from orchestrator.artifacts.version import VersionExists, newest_number, publish, resolve, versions
 from orchestrator.store.folder import FolderStore
+from tests.figures import Counted
+from tests.race_tools import RACES, races
 from tests.store_tools import check_store, manifest, save, second_file_system, staged
 
 PROCESSES = 8
@@ -88,6 +90,12 @@ def test_a_custom_version_has_one_winner(tmp_path: Path) -> None:
         del number
         runs = {resolve(store, f"dataset:data:{version}").run for version in one}
         assert len(runs) <= 1, "the version of a winner names another run"
+
+
+def test_twenty_races_of_sixteen_publishers_with_readers_beside_them(
+    tmp_path: Path, counted: Counted
+) -> None:
+    races(tmp_path / "store", counted(RACES), publishers=16, rounds=20, readers=4)
 
 
 @pytest.mark.parametrize("version", [None, "exp001"])

@@ -28,8 +28,9 @@ from orchestrator.trust.keys import PublicKey, Signer
 from orchestrator.trust.notary import Notary
 from orchestrator.trust.trusted import Trust, TrustedKey
 from orchestrator.trust.walk import walk
+from tests.figures import Counted
 from tests.record_tools import run_id
-from tests.seal_sweep import SealSweep
+from tests.seal_sweep import KILLED, REFUSED_BY_DISK, SealSweep
 from tests.trust_tools import statement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -432,14 +433,14 @@ def test_the_next_writer_completes_what_a_lost_machine_had_sealed(store: FolderS
     ] is None
 
 
-def test_a_seal_killed_at_its_names_and_syncs_is_sealed_once(tmp_path: Path) -> None:
-    swept = SealSweep(tmp_path).over(("link", "rename", "fsync"), "signal=KILL")
+def test_a_seal_killed_at_its_names_and_syncs_is_sealed_once(tmp_path: Path, counted: Counted) -> None:
+    swept = SealSweep(tmp_path, counted(KILLED)).over(("link", "rename", "fsync"), "signal=KILL")
     assert swept.killed == swept.faults > 8
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
-def test_a_seal_that_a_disk_refuses_is_sealed_once(tmp_path: Path, error: str) -> None:
-    swept = SealSweep(tmp_path).over(("link", "fsync"), f"error={error}")
+def test_a_seal_that_a_disk_refuses_is_sealed_once(tmp_path: Path, counted: Counted, error: str) -> None:
+    swept = SealSweep(tmp_path, counted(REFUSED_BY_DISK)).over(("link", "fsync"), f"error={error}")
     assert swept.refused > 3 and swept.refused + swept.survived == swept.faults
 
 

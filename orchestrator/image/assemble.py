@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.canonical import Json
 from orchestrator.config import Config
-from orchestrator.digest import of_bytes
+from orchestrator.digest import hex_of, of_bytes
 from orchestrator.errors import ImageError
 from orchestrator.image import layer, loading
 from orchestrator.image.base import Base
@@ -22,6 +22,7 @@ from orchestrator.image.oci import Image, Layer, RunConfig, build, parse, timest
 from orchestrator.key import IMAGE_RECIPE, Key, image_key
 from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Reporter
+from orchestrator.single_flight import single_flight
 from orchestrator.source.content import read_blobs
 from orchestrator.source.snapshot import Snapshot, SourceFile
 
@@ -95,14 +96,29 @@ def provide(
         config_path=recipe.config.path,
         config=recipe.config.digest,
     )
-    known = None if fresh else _known(library, key)
     for parent in (environment_parent(recipe.base, recipe.environment).tag, recipe.base.tag):
         library.used(parent)
-    if known is not None:
-        library.used(loading.tag_of("run", known))
-        present = loading.find(engine, loading.tag_of("run", known), known)
-        if present is not None:
-            return RunImage(known, key, present, cached=True)
+    present = None if fresh else _present(engine, library, key)
+    if present is not None:
+        return present
+    with single_flight(library.lock_path(f"image-{hex_of(key.digest)}"), "this run image", reporter):
+        present = None if fresh else _present(engine, library, key)
+        return present or _made(recipe, key, sdk, engine, library, reporter, fresh=fresh)
+
+
+def _present(engine: Engine, library: Library, key: Key) -> RunImage | None:
+    known = _known(library, key)
+    if known is None:
+        return None
+    library.used(loading.tag_of("run", known))
+    engine_id = loading.find(engine, loading.tag_of("run", known), known)
+    return RunImage(known, key, engine_id, cached=True) if engine_id else None
+
+
+def _made(
+    recipe: Recipe, key: Key, sdk: bytes, engine: Engine, library: Library, reporter: Reporter, *, fresh: bool
+) -> RunImage:
+    known = None if fresh else _known(library, key)
     image = known if known is not None and all(map(library.has, known.diff_ids)) else None
     if image is None:
         reporter.stage("image", "assembling the run image")

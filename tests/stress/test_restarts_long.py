@@ -1,4 +1,6 @@
-"""The engine ended by SIGTERM and SIGKILL, with and without live-restore, at three points of a run: all twelve."""
+"""The engine ended by SIGTERM and SIGKILL, with and without live-restore, at three points of a run: all twelve,
+MIRAGE_STRESS_RESTARTS times each (5).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.engine_tools import SecondEngine
+from tests.figures import Counted, how_many
 from tests.run_tools import Project
-from tests.test_engine_restarts import project, restarted
+from tests.test_engine_restarts import RESTARTS, project, restarted
 
 __all__ = ["project"]
 
@@ -25,6 +28,7 @@ def engine(
 
 
 @pytest.mark.stress
+@pytest.mark.parametrize("round", range(how_many("restarts", 5)))
 @pytest.mark.parametrize("said,away", [("2", 1.0), ("15", 1.0), ("24", 2.0)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart(
@@ -33,13 +37,18 @@ def test_a_restart(
     number: signal.Signals,
     said: str,
     away: float,
+    round: int,
+    counted: Counted,
 ) -> None:
     """The right code, or interrupted: daemon_restart; never a failure that the workflow did not have."""
-    made, code, err = restarted(project, engine, "counts", said, number, away)
+    counts = counted(RESTARTS)
+    made, code, err = restarted(project, counts, engine, "counts", said, number, away)
     end = (code, made["status"], made["exit_code"], made["reason"])
     own = (1, "failed", 7, "exit code 7")
-    assert end == own or (end[:2] == (130, "interrupted") and end[3] == "daemon_restart")
+    good = end == own or (end[:2] == (130, "interrupted") and end[3] == "daemon_restart")
+    counts.unless(good, "corrupt", f"ended as {end}")
     if engine.api().info()["LiveRestoreEnabled"]:
         assert end == own
     log, whole = project.mirage("logs", str(made["run_id"])), "".join(f"{i}\n" for i in range(30))
-    assert log == whole or (whole.startswith(log) and (end != own or "may be missing" in err))
+    whole_log = log == whole or (whole.startswith(log) and (end != own or "may be missing" in err))
+    counts.unless(whole_log, "lost", f"of the log, without a word: {log[-100:]!r} {err}")

@@ -14,23 +14,25 @@ from orchestrator.store.folder import FolderStore
 from orchestrator.trust.notary import Notary
 from orchestrator.trust.trusted import Trust
 from orchestrator.trust.walk import walk
+from tests.figures import Counted, how_many
 from tests.record_tools import run_id
-from tests.seal_sweep import SealSweep
+from tests.seal_sweep import KILLED, REFUSED_BY_DISK, SealSweep
 from tests.store_sweep import CHANGES, OTHERS
 from tests.trust_tools import statement
 
 pytestmark = pytest.mark.stress
 
 
-def test_a_seal_killed_at_every_system_call(tmp_path: Path) -> None:
-    swept = SealSweep(tmp_path).over((*CHANGES, *OTHERS), "signal=KILL")
+@pytest.mark.parametrize("round", range(how_many("kills", 5)))
+def test_a_seal_killed_at_every_system_call(tmp_path: Path, counted: Counted, round: int) -> None:
+    swept = SealSweep(tmp_path, counted(KILLED)).over((*CHANGES, *OTHERS), "signal=KILL")
     assert swept.killed == swept.faults > 40
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EDQUOT", "ESTALE", "EACCES"])
-def test_a_seal_that_meets_an_error_at_every_change(tmp_path: Path, error: str) -> None:
+def test_a_seal_that_meets_an_error_at_every_change(tmp_path: Path, counted: Counted, error: str) -> None:
     calls = ("openat", "write", "fchmod", "fsync", "rename", "link", "mkdir")
-    swept = SealSweep(tmp_path).over(calls, f"error={error}")
+    swept = SealSweep(tmp_path, counted(REFUSED_BY_DISK)).over(calls, f"error={error}")
     assert swept.refused + swept.survived == swept.faults > 15
 
 
