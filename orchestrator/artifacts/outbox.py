@@ -19,18 +19,18 @@ from typing import Any, BinaryIO
 
 from orchestrator import canonical
 from orchestrator.artifacts import tree
+from orchestrator.artifacts.guard import NO_GUARD, Guard
+from orchestrator.artifacts.ready import parse_ready
 from orchestrator.artifacts.version import Manifest, Version, publish
 from orchestrator.canonical import Json
 from orchestrator.digest import CHUNK, Digest
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
-from orchestrator.reference import KINDS, check_name
 from orchestrator.sizes import readable_size
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
 _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
 _READY_LIMIT = 1 << 20
-_METADATA_DEPTH = 64
 _LINE_LIMIT = 1 << 20
 # A message may repeat what the workflow wrote, and goes into the record.
 _MESSAGE_LIMIT = 2000
@@ -72,6 +72,7 @@ class Outbox:
         *,
         published: Callable[[int, Version], None] | None = None,
         before: Iterable[tuple[int, Version]] = (),
+        guard: Guard = NO_GUARD,
     ) -> None:
         self._folder = folder
         self._store = store
@@ -79,6 +80,7 @@ class Outbox:
         self._reporter = reporter
         self._published = published
         self._before = dict(before)
+        self.guard = guard
         self._seen: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
@@ -138,15 +140,18 @@ class Outbox:
 
     def _take(self, top: int, n: int, give_up: bool) -> None:
         answer: dict[str, Json] = {"schema": "mirage-done/1", "n": n}
+        counted = self.guard.counted
         try:
             version = self._before.get(n) or self._publish(top, n)
             if self._published is not None and n not in self._before:
                 self._published(n, version)
         except StoreError as error:
+            self.guard.counted = counted
             if isinstance(error.__cause__, OSError) and not give_up:
                 raise  # no space, or an I/O error of the store: not the workflow's fault, and may pass
             self._refuse(answer, n, error)
         except MirageError as error:
+            self.guard.counted = counted
             self._refuse(answer, n, error)
         else:
             self.outputs.append(Output(n, version, None))
@@ -166,7 +171,7 @@ class Outbox:
 
     def _refuse(self, answer: dict[str, Json], n: int, error: MirageError) -> None:
         code = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
-        message = error.message[:_MESSAGE_LIMIT]
+        message = self.guard.redactor.text(error.message)[:_MESSAGE_LIMIT]
         answer["error"] = {"code": code, "message": message, "hint": error.hint}
         self.outputs.append(Output(n, None, message))
         self._refusals += 1
@@ -175,14 +180,15 @@ class Outbox:
 
     def _publish(self, top: int, n: int) -> Version:
         ready = _read_json(top, f"{n}.ready.json")
-        manifest_of = _parse_ready(ready)
+        manifest_of = parse_ready(ready)
+        self.guard.check_text(canonical.encode(ready), "its name or metadata")
         try:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             payload = os.open(str(n), flags, dir_fd=top)
         except OSError as error:
             raise ArtifactError(f"the files of artifact {n} are not there: {error.strerror}") from error
         try:
-            entries = tree.collect(self._store, payload)
+            entries = tree.collect(self._store, payload, self.guard)
         finally:
             os.close(payload)
         files = [entry for entry in entries if entry.kind == "f"]
@@ -214,11 +220,13 @@ class Outbox:
         """The last value of each metric, the blob of all lines, and how many lines could not be read."""
         last: dict[str, float | None] = {}
         bad = 0
+        redactor = self.guard.redactor
 
         def see(line: bytes) -> None:
             nonlocal bad
             try:
-                last.update(_metrics_of(line, last))
+                found = _metrics_of(line, last)
+                last.update({redactor.text(name): value for name, value in found.items()})
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MirageError):
                 bad += 1
 
@@ -231,7 +239,8 @@ class Outbox:
 
     def audit(self, see: Callable[[bytes], None]) -> Digest | None:
         """The blob of what the run's audit noted, each line shown to ``see``."""
-        return self._keep_lines("audit.jsonl", see)
+        redactor = self.guard.redactor
+        return self._keep_lines("audit.jsonl", lambda line: see(redactor.clean(line)))
 
     def _keep_lines(self, name: str, see: Callable[[bytes], None]) -> Digest | None:
         """Keep a file's whole lines as a blob and show each; None where there are none.
@@ -243,6 +252,7 @@ class Outbox:
             return None
         with source, self._store.writer() as writer:
             kept, rest, some = 0, b"", False
+            clean = self.guard.redactor.stream()
             while kept < _LINES_LIMIT and len(rest) <= _LINE_LIMIT:
                 try:
                     piece = source.read(CHUNK)
@@ -253,7 +263,7 @@ class Outbox:
                     break
                 lines, newline, rest = (rest + piece).rpartition(b"\n")
                 if newline:
-                    writer.write(lines + newline)
+                    writer.write(clean.feed(lines + newline))
                     kept, some = kept + len(lines) + 1, True
                     for line in lines.split(b"\n"):
                         see(line)
@@ -262,6 +272,7 @@ class Outbox:
                     f"{name} was kept up to its first {kept} bytes: what follows is too long (at most "
                     f"{_LINE_LIMIT >> 20} MiB a line, {_LINES_LIMIT >> 30} GiB in all)"
                 )
+            writer.write(clean.end())
             return writer.commit()[0] if some else None
 
     def _open_lines(self, name: str) -> BinaryIO | None:
@@ -306,61 +317,6 @@ def _metrics_of(line: bytes, known: dict[str, float | None]) -> dict[str, float 
             raise ValueError(name)
         found[name] = value
     return found
-
-
-@dataclass(frozen=True)
-class _Ready:
-    kind: str
-    name: str
-    version: str | None
-    format: str
-    entry: str | None
-    metadata: str
-
-
-def _parse_ready(item: Any) -> _Ready:
-    if not isinstance(item, dict) or item.get("schema") != "mirage-ready/1":
-        raise ArtifactError("a save could not be understood: it has no schema mirage-ready/1")
-    kind, version, entry = item.get("kind"), item.get("version"), item.get("entry")
-    for field, value in (("name", item.get("name")), ("format", item.get("format")), ("version", version)):
-        if not isinstance(value, str) and not (value is None and field == "version"):
-            raise ArtifactError(f"a save's {field} is not a string: {str(value)[:100]!r}")
-    if kind not in KINDS:
-        raise ArtifactError(f"a save names an unknown kind: {str(kind)[:100]!r}")
-    if version is not None:
-        check_name(str(version), "version")
-    metadata = item.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        raise ArtifactError("a save's metadata is not a mapping")
-    if not _is_shallow(metadata):
-        # what just fits this stack might not fit the stack of whoever reads it
-        raise ArtifactError(f"a save's metadata is nested more than {_METADATA_DEPTH} deep")
-    try:
-        encoded = canonical.encode(metadata).decode()
-    except (MirageError, RecursionError, ValueError) as error:  # ValueError: half a surrogate pair
-        raise ArtifactError(f"a save's metadata has no exact JSON form: {error}") from error
-    return _Ready(
-        kind=str(kind),
-        name=check_name(str(item.get("name")), "name"),
-        version=None if version is None else str(version),
-        format=check_name(str(item.get("format")), "format"),
-        entry=None if entry is None else tree.check_path(entry),
-        metadata=encoded,
-    )
-
-
-def _is_shallow(value: Any) -> bool:
-    level = [value]
-    for _ in range(_METADATA_DEPTH + 1):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return True
-    return False
 
 
 def _read_json(folder: int, name: str) -> Any:

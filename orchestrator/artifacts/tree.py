@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ArtifactError, StoreError
@@ -168,23 +169,24 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def collect(store: Store, folder: int) -> tuple[TreeEntry, ...]:
+def collect(store: Store, folder: int, guard: Guard = NO_GUARD) -> tuple[TreeEntry, ...]:
     """Take everything below an open directory into the store, as a tree.
 
     Works by directory descriptors and never follows a link: what is hashed is what was copied, whoever
     writes there meanwhile. Raises ArtifactError for sockets, devices, pipes, links that lead out, names
-    that are not UTF-8, a file that changes under the copy, and more than MAX_FILES files; StoreError where
-    the bytes cannot be kept.
+    that are not UTF-8, a file that changes under the copy, more than MAX_FILES files, and what ``guard`` refuses;
+    StoreError where the bytes cannot be kept.
     """
     with store.intake() as intake:
-        entries = tuple(_Collector(intake).walk(folder, "", 0))
+        entries = tuple(_Collector(intake, guard).walk(folder, "", 0))
         check_links(entries)
     return entries
 
 
 class _Collector:
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, guard: Guard) -> None:
         self._intake = intake
+        self._guard = guard
         self._count = 0
 
     def walk(self, folder: int, prefix: str, depth: int) -> Iterator[TreeEntry]:
@@ -195,10 +197,12 @@ class _Collector:
             yield TreeEntry(prefix.rstrip("/"), "d")
         for name in names:
             path = check_path(prefix + name)
+            self._guard.check_text(path.encode(), "the name of a file in it")
             with _taking(path):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else None
             if target is not None:
+                self._guard.check_text(os.fsencode(target), f"the link {path!r}")
                 yield TreeEntry(path, "l", target=check_link(path, target))
             elif stat.S_ISDIR(status.st_mode):
                 inner = _open(name, os.O_RDONLY | os.O_DIRECTORY, folder, path)
@@ -229,6 +233,7 @@ class _Collector:
             before = os.fstat(descriptor)
             _check_regular(before, path)
             _check_holes(before, path)
+            self._guard.check_file(descriptor, before, path)
             try:
                 digest, size = self._intake.add(descriptor, before.st_size)
             except ArtifactError as error:

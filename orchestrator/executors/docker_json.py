@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, LoadedImage
+from orchestrator.engine_values import ContainerSpec, ContainerState, DeviceRequest, EngineInfo, LoadedImage
 
 
 def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
@@ -40,6 +40,13 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         memory=int(info.get("MemTotal", 0)),
         id=str(info.get("ID") or ""),
         live_restore=bool(info.get("LiveRestoreEnabled")),
+        cdi_devices=tuple(
+            sorted(
+                str(device.get("ID", ""))
+                for device in info.get("DiscoveredDevices") or ()  # engine 28.2 and later
+                if device.get("Source") == "cdi"
+            )
+        ),
     )
 
 
@@ -105,8 +112,8 @@ def host_options(spec: ContainerSpec, *, podman: bool = False) -> dict[str, Any]
         options["nano_cpus"] = int(spec.cpus * 1e9)
     if spec.runtime is not None:
         options["runtime"] = spec.runtime
-    if spec.gpus:
-        options["device_requests"] = [_device_request(spec.gpus)]
+    if spec.devices:
+        options["device_requests"] = [_device_request(each) for each in spec.devices]
     return options
 
 
@@ -121,14 +128,12 @@ def _unowned(options: str) -> str:
     return ",".join([*words, "mode=1777"])
 
 
-def _device_request(gpus: tuple[str, ...]) -> dict[str, Any]:
-    """Docker's device request for GPUs: ``all``, ``count=N``, or device ids (moby api, DeviceRequest)."""
+def _device_request(asked: DeviceRequest) -> dict[str, Any]:
+    """In the API's words (moby, DeviceRequest): the hook is found by its capability, CDI by the driver's name."""
+    if asked.driver == "cdi":
+        return {"driver": "cdi", "device_ids": list(asked.ids)}
     request: dict[str, Any] = {"capabilities": [["gpu"]]}
-    if gpus == ("all",):
-        return {**request, "count": -1}
-    if len(gpus) == 1 and gpus[0].startswith("count="):
-        return {**request, "count": int(gpus[0].removeprefix("count="))}
-    return {**request, "device_ids": list(gpus)}
+    return {**request, "device_ids": list(asked.ids)} if asked.ids else {**request, "count": asked.count}
 
 
 def _go_architecture(name: str) -> str:

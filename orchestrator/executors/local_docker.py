@@ -18,8 +18,10 @@ from orchestrator.artifacts.inputs import InputCache
 from orchestrator.canonical import Json
 from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, Mount, Tmpfs
 from orchestrator.errors import EngineError
-from orchestrator.executors import reconnecting
+from orchestrator.executors import gpus as gpu
+from orchestrator.executors import reconnecting, secret_delivery
 from orchestrator.ports import Ended, Engine, RunSpec, Sandbox
+from orchestrator.redaction import NONE, Secrets
 
 RUN_LABEL = "flow.mirage.run"
 # A run started by root is still not root inside: this uid owns its outbox and nothing else on the machine.
@@ -40,6 +42,12 @@ class LocalDocker:
         """The engine behind it."""
         return self._engine.info()
 
+    def check_gpus(self, gpus: tuple[str, ...], image_env: tuple[tuple[str, str], ...] = ()) -> None:
+        """Whether GPUs can be given. Raises EngineError, ImageError where it is known that they cannot."""
+        if gpus:
+            gpu.requests(gpus, self._engine.info())
+            gpu.check_image(image_env)
+
     def sandbox(self, spec: RunSpec) -> Sandbox:
         """What a run's container will be allowed to do here. Raises EngineError for an engine that cannot be used."""
         container = self._container(spec)
@@ -56,6 +64,7 @@ class LocalDocker:
             seccomp="default",
             init=container.init,
             limits_enforced=self._engine.info().limits_enforced,
+            devices=tuple(map(str, container.devices)),
             runtime=container.runtime,
         )
 
@@ -77,9 +86,18 @@ class LocalDocker:
         uid, gid = self._user()
         return ContainerSpec(
             image=spec.image_id,
-            argv=spec.argv,
+            argv=secret_delivery.command(spec.argv) if spec.secrets else spec.argv,
             name=f"mirage-{spec.run_id}",
-            env=spec.env,
+            env=tuple(
+                sorted(
+                    {
+                        # compute and utility only: no display, no video
+                        **({"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"} if spec.gpus else {}),
+                        **dict(spec.env),
+                        **secret_delivery.variables(spec.secrets),
+                    }.items()
+                )
+            ),
             labels=(
                 (RUN_LABEL, spec.run_id),
                 ("flow.mirage.project", spec.project),
@@ -93,11 +111,13 @@ class LocalDocker:
             shm_size=spec.shm_size,
             memory=spec.memory,
             cpus=spec.cpus,
-            gpus=spec.gpus,
+            devices=gpu.requests(spec.gpus, self._engine.info()),
+            stdin=bool(spec.secrets),
             tmpfs=(
                 # exec: compilers of models (torch.compile, numba) load what they write there
                 Tmpfs("/mirage/tmp", f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}"),
                 Tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"),  # noqa: S108 - the container's own
+                *((secret_delivery.folder(uid, gid),) if spec.secrets else ()),
             ),
         )
 
@@ -157,9 +177,9 @@ class LocalDocker:
         _write_readable(group, f"root:x:0:\n{own}nogroup:x:65534:\n")
         return [Mount(str(path.resolve()), f"/etc/{path.name}", read_only=True) for path in (passwd, group)]
 
-    def start(self, handle: str) -> None:
-        """Start it."""
-        self._engine.start(handle)
+    def start(self, handle: str, secrets: Secrets = NONE) -> None:
+        """Start it, with the values of the secrets that its spec names."""
+        self._engine.start(handle, secret_delivery.payload(secrets.values) if secrets.values else None)
 
     def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
         """Its output; called before ``start`` nothing is missed."""
