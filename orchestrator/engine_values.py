@@ -30,6 +30,9 @@ class EngineInfo:
     memory: int
     id: str = ""  # the engine's own, kept with its data; podman has none
     cdi_devices: tuple[str, ...] = ()  # fully qualified, `vendor.com/class=name`
+    userns_root: tuple[int, int] | None = (
+        None  # the uid and gid outside of its containers' root, where it tells them
+    )
     live_restore: bool = False  # whether its containers outlive it
 
 

@@ -47,7 +47,8 @@ for value in values:
         open("/mirage/out/events.jsonl", "a").write(json.dumps({"note": text}) + "\n")
         for at in range(0, len(text), 7):
             os.write(out, text[at:at + 7].encode())
-        for look in (open, os.getenv, subprocess.run):  # what the audit notes
+        looks = (open, os.getenv, subprocess.run) if value is values[0] else (open,)
+        for look in looks:  # what the audit notes
             try:
                 look("/data/" + text)
             except OSError:

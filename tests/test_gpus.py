@@ -117,6 +117,16 @@ def test_a_run_without_gpus_asks_for_none(project: Project, proxy: Proxy) -> Non
     assert "devices" not in definition["internalParameters"]["sandbox"]
 
 
+def test_another_runtime_is_asked_of_the_engine_by_its_name(project: Project, proxy: Proxy) -> None:
+    words = ("--config", "configs/a.yaml", "--set", "mirage.run.runtime=runsc")
+    _, err, code = project.ended(project.start(*words, env={"DOCKER_HOST": f"unix://{proxy.path}"}))
+    assert code == 8 and "runsc" in err  # it is not installed here: that is the real engine's answer
+    body = next(body for body in proxy.created() if body["Labels"].get("flow.mirage.run"))
+    assert body["HostConfig"]["Runtime"] == "runsc"
+    newest = project.asked("show", "latest")["statement"]["predicate"]["buildDefinition"]
+    assert newest["internalParameters"]["sandbox"]["runtime"] == "runsc"
+
+
 INFO = ours().info()
 # `GET /info` of engine 28.5 with a CDI specification of two devices
 DISCOVERED = [

@@ -6,6 +6,7 @@ Pure translation, without the library and without the engine (moby, api/swagger.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from orchestrator.engine_values import ContainerSpec, ContainerState, DeviceRequest, EngineInfo, LoadedImage
@@ -19,6 +20,7 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         str(part.get("Name", "")).lower(): str(part.get("Version", ""))
         for part in version.get("Components") or []
     }
+    userns = any("name=userns" in option for option in security)
     podman = any("podman" in name for name in components)
     return EngineInfo(
         name="podman" if podman else "docker",
@@ -32,13 +34,14 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         kernel=str(version.get("KernelVersion", "")),
         runc=components.get("runc", ""),
         rootless=any("rootless" in option for option in security),
-        userns=any("name=userns" in option for option in security),
+        userns=userns,
         cgroup_version=str(info.get("CgroupVersion", "")),
         limits_enforced=str(info.get("CgroupDriver", "")) != "none",
         storage_driver=str(info.get("Driver", "")),
         cpus=int(info.get("NCPU", 0)),
         memory=int(info.get("MemTotal", 0)),
         id=str(info.get("ID") or ""),
+        userns_root=_remapped(str(info.get("DockerRootDir", ""))) if userns else None,
         live_restore=bool(info.get("LiveRestoreEnabled")),
         cdi_devices=tuple(
             sorted(
@@ -48,6 +51,12 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
             )
         ),
     )
+
+
+def _remapped(data: str) -> tuple[int, int] | None:
+    """The uid and gid of the containers' root: with userns-remap an engine's data lie in a folder of that name."""
+    uid, _, gid = PurePosixPath(data).name.partition(".")
+    return (int(uid), int(gid)) if uid.isdecimal() and gid.isdecimal() else None
 
 
 def image_of(found: Mapping[str, Any]) -> LoadedImage:

@@ -76,8 +76,9 @@ class LocalDocker:
         out = folder / "out"
         outbox.prepare(out)
         if os.geteuid() == 0:
+            root = self._engine.info().userns_root or (0, 0)
             for path in (out, out / "artifacts"):
-                os.chown(path, uid, gid)
+                os.chown(path, root[0] + uid, root[1] + gid)
         mounts.append(Mount(str(out), "/mirage/out", read_only=False))
         return self._engine.create(replace(self._container(spec), mounts=tuple(mounts)))
 
@@ -122,14 +123,19 @@ class LocalDocker:
         )
 
     def _user(self) -> tuple[int, int]:
-        """The caller; root inside a rootless engine, where that is the caller; never root otherwise."""
+        """The caller; root inside a rootless engine, where that is the caller; never root otherwise.
+
+        As the container sees it: an engine with userns-remap has a range of its own for that.
+        """
         info = self._engine.info()
         if info.rootless:
             return 0, 0
         if info.userns:
+            if os.geteuid() == 0 and info.userns_root is not None:
+                return UNPRIVILEGED, UNPRIVILEGED
             raise EngineError(
-                "this engine maps users to others (userns-remap), so that a run could not own its outputs",
-                hint="use an engine without userns-remap, or a rootless one",
+                "this engine maps users to others (userns-remap), and only root can give a run's outbox to one of them",
+                hint="run it as root, or use an engine without userns-remap, or a rootless one",
             )
         if os.geteuid() != 0:
             return os.getuid(), os.getgid()
