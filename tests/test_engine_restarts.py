@@ -21,7 +21,7 @@ WORKFLOWS = {
     "saves": "import time\nfrom mirage import artifact\nprint('on', flush=True)\nfor i in range(4):\n    time.sleep(1)\n"
     "    artifact.Model.save({'epoch': i}, name='checkpoint')\nprint('end')\n",
     "tells": "import time\nfrom mirage import secret\nvalue = secret('TOKEN')\nprint('first', value, flush=True)\n"
-    "time.sleep(4)\nprint('last', value)\n",
+    "print('half', value[:9], end='', flush=True)\ntime.sleep(4)\nprint(value[9:])\nprint('last', value)\n",
     "polite": "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nprint('on', flush=True)\n"
     "time.sleep(6)\nprint('end')\nsys.exit(5)\n",
 }
@@ -91,12 +91,12 @@ def test_a_secret_is_taken_out_on_both_sides_of_a_restart(project: Project, livi
         "--set", "mirage.run.secrets=[TOKEN]", env={**living.env, "TOKEN": SECRET},
     )  # fmt: skip
     runs = project.folder / ".mirage" / "runs"
-    wait_for(lambda: any("first" in log.read_text() for log in runs.glob("*/log")), 60)
+    wait_for(lambda: any("half" in log.read_text() for log in runs.glob("*/log")), 60)
     living.restart(signal.SIGKILL, 1.0)
     out, err, code = project.ended(process, 90)
     assert code == 0, err
     log = project.mirage("logs", json.loads(out)["run_id"])
-    assert log == "first [secret TOKEN]\nlast [secret TOKEN]\n"
+    assert log == "first [secret TOKEN]\nhalf [secret TOKEN]\nlast [secret TOKEN]\n"
     assert found({**files_of(project.folder), "terminal": (out + err).encode()}, {"TOKEN": SECRET}) == []
 
 
