@@ -11,6 +11,7 @@ from mirage.artifact import Artifact
 from mirage.configuration import Config, Section
 from mirage.errors import ArtifactError, ConfigError, MirageError, MissingKey
 from mirage.flows import flow, step
+from mirage.secrets import secret
 
 config = Config()
 
@@ -26,5 +27,6 @@ __all__ = [
     "config",
     "flow",
     "metrics",
+    "secret",
     "step",
 ]

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from mirage.errors import ArtifactError, MirageError, nearest
+from mirage.errors import ArtifactError, ConfigError, MirageError, nearest
 
 FIRST_WAIT = 0.002  # seconds between two looks for the host's answer, at first ...
 LONGEST_WAIT = 0.05  # ... and at most
@@ -79,6 +79,17 @@ class OutboxSession:
         os.rename(temporary, f"{base}.ready.json")
         _sync_directory(self._artifacts)
         return self._answer(f"{base}.done.json", f"{ready['kind']}:{ready['name']}")
+
+    def secret(self, name: str) -> bytes:
+        """The value of a secret, from its file in memory; raises ConfigError where the run has none of that name."""
+        path = os.environ.get(f"{name}_FILE")
+        if path is None:
+            raise ConfigError(
+                f"this run has no secret {name}",
+                hint=f"name it in .mirage/project.yaml, or in the config's mirage: block: run: {{secrets: [{name}]}}",
+            )
+        with open(path, "rb") as stream:
+            return stream.read()
 
     def log_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

@@ -58,6 +58,11 @@ class PlainSession:
         )
         return done
 
+    def secret(self, name: str) -> bytes:
+        """The value of a secret, from the caller's own sources."""
+        value: bytes = self._ask(ConfigError, self._host.secret, name)
+        return value
+
     def log_metrics(self, line: dict[str, Any]) -> None:
         """Append one line of metrics."""
         self._ask(MirageError, self._host.log_metrics, line)

@@ -35,6 +35,9 @@ class Session(Protocol):
     def publish(self, ready: dict[str, Any]) -> dict[str, Any]:
         """Hand a written payload over and wait for the answer: ``id``, ``digest``, ``size``, or ``error``."""
 
+    def secret(self, name: str) -> bytes:
+        """The value of a secret; raises ConfigError for one that `run.secrets` does not name."""
+
     def log_metrics(self, line: dict[str, Any]) -> None:
         """Append one line of metrics."""
 

@@ -42,6 +42,7 @@ def spec_of(run_id: str, request: Request, prepared: Prepared) -> RunSpec:
         cpus=settings.run.cpus,
         gpus=settings.run.gpus,
         shm_size=settings.run.shm_size,
+        secrets=settings.run.secrets,
         pids=settings.run.pids,
         runtime=settings.run.runtime,
     )

@@ -29,6 +29,10 @@ class EngineInfo:
     cpus: int
     memory: int
     id: str = ""  # the engine's own, kept with its data; podman has none
+    cdi_devices: tuple[str, ...] = ()  # fully qualified, `vendor.com/class=name`
+    userns_root: tuple[int, int] | None = (
+        None  # the uid and gid outside of its containers' root, where it tells them
+    )
     live_restore: bool = False  # whether its containers outlive it
 
 
@@ -51,6 +55,19 @@ class Mount:
     source: str
     target: str
     read_only: bool
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """Devices of a driver: so many of them (-1: all), or these ids."""
+
+    driver: str  # nvidia | cdi
+    count: int = 0
+    ids: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = "all" if self.count < 0 else f"count={self.count}" if self.count else ",".join(self.ids)
+        return f"{self.driver}:{what}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,8 @@ class ContainerSpec:
     shm_size: int = 1 << 30
     memory: int | None = None
     cpus: float | None = None
-    gpus: tuple[str, ...] = ()
+    devices: tuple[DeviceRequest, ...] = ()
+    stdin: bool = False
     mounts: tuple[Mount, ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()

@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator import canonical, logtimes, provenance
 from orchestrator.artifacts import audit
+from orchestrator.artifacts.guard import Guard
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
@@ -47,7 +48,13 @@ STOP_PATIENCE = 10.0
 
 
 def open_outbox(
-    executor: Executor, store: Store, folders: RunFolders, journal: Journal, run_id: RunId, reporter: Reporter
+    executor: Executor,
+    store: Store,
+    folders: RunFolders,
+    journal: Journal,
+    run_id: RunId,
+    reporter: Reporter,
+    guard: Guard,
 ) -> Outbox:
     """The run's outbox, telling the journal of each version before the workflow hears of it.
 
@@ -62,11 +69,13 @@ def open_outbox(
 
     original = next((line["outputs"] for line in told if line.get("event") == "withhold"), None)
     if original is not None:
-        withheld = WithheldOutbox(place, store, run_id, reporter, published=published, original=original)
+        withheld = WithheldOutbox(
+            place, store, run_id, reporter, published=published, guard=guard, original=original
+        )
         withheld.restore(lines)
         return withheld
     before = [(int(line["n"]), load(store, parse_artifact(str(line["id"])))) for line in lines]
-    return Outbox(place, store, run_id, reporter, published=published, before=before)
+    return Outbox(place, store, run_id, reporter, published=published, guard=guard, before=before)
 
 
 class Follower:

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import outbox as outboxes
+from orchestrator.artifacts.guard import Guard
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import resolve
 from orchestrator.canonical import decode
 from orchestrator.config import find_project, load_config, load_project
 from orchestrator.errors import ArtifactError, ConfigError
+from orchestrator.redaction import Redactor
+from orchestrator.secret_sources import gather
 from orchestrator.store.opening import open_store
 
 
@@ -62,6 +65,7 @@ class PlainSession:
         outboxes.prepare(self._folder)
         atexit.register(self._forget, os.getpid())
         self._outbox = Outbox(self._folder, self._store, "plain", PlainReporter())
+        self._given: dict[str, bytes] = {}
         self.config_path = self._config.path
 
     def _forget(self, owner: int) -> None:
@@ -114,6 +118,19 @@ class PlainSession:
         self._outbox.poll(give_up=True)
         answer = json.loads((self._folder / "artifacts" / f"{n}.done.json").read_text())
         return dict(answer)
+
+    def secret(self, name: str) -> bytes:
+        """The value of a secret that the config names. Raises ConfigError where it has none."""
+        names = self._config.settings.run.secrets
+        if name not in names:
+            raise ConfigError(
+                f"{name} is not among this run's secrets ({', '.join(names) or 'none'})",
+                hint=f"name it in .mirage/project.yaml, or in the config's mirage: block: run: {{secrets: [{name}]}}",
+            )
+        value = dict(gather((name,), os.environ).values)[name]
+        self._given[name] = value
+        self._outbox.guard = Guard(Redactor(tuple(self._given.items())), self._config.settings.run.outputs)
+        return value
 
     def log_metrics(self, line: dict[str, Any]) -> None:
         """Keep a line of metrics beside the session, and show it."""

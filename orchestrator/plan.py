@@ -6,6 +6,7 @@ It is the record's definition, complete but for what only the end can tell.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
@@ -37,6 +38,12 @@ class Plan:
     def definition(self) -> Json:
         """SLSA's buildDefinition."""
         return canonical.decode(self.definition_json)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of its secrets."""
+        definition: Any = self.definition()
+        return tuple(definition["externalParameters"].get("secretNames", ()))
 
     def builder(self) -> Json:
         """SLSA's builder."""

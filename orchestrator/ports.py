@@ -21,6 +21,7 @@ from orchestrator.engine_values import (
     Pairs,
 )
 from orchestrator.ports_upkeep import Upkeep
+from orchestrator.redaction import NONE, Secrets
 
 
 class BlobWriter(Protocol):
@@ -125,8 +126,8 @@ class Engine(Protocol):
     def create(self, spec: ContainerSpec) -> str:
         """Create a container; gives its id."""
 
-    def start(self, container: str) -> None:
-        """Start a created container."""
+    def start(self, container: str, stdin: bytes | None = None) -> None:
+        """Start a created container; ``stdin`` is all that it reads there, where its spec says that it reads."""
 
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
         """Follow a created container's output to its end as ("stdout" | "stderr", bytes); call before ``start``."""
@@ -210,6 +211,7 @@ class RunSpec:
     shm_size: int
     pids: int = 4096
     runtime: str | None = None  # the engine's name of an OCI runtime, such as runsc; None: its default
+    secrets: tuple[str, ...] = ()  # names; the values are handed over at the start
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ class Sandbox:
     init: bool
     limits_enforced: bool
     runtime: str | None = None
+    devices: tuple[str, ...] = ()  # device requests, as text
 
 
 @dataclass(frozen=True)
@@ -252,14 +255,17 @@ class Executor(Protocol):
     def info(self) -> EngineInfo:
         """The engine behind it."""
 
+    def check_gpus(self, gpus: tuple[str, ...], image_env: tuple[tuple[str, str], ...] = ()) -> None:
+        """Whether GPUs can be given, as far as that can be told now; raises EngineError, ImageError where not."""
+
     def sandbox(self, spec: RunSpec) -> Sandbox:
         """What a run's container will be allowed to do here."""
 
     def submit(self, spec: RunSpec) -> str:
         """Create, but do not start, the container of a run; gives its handle."""
 
-    def start(self, handle: str) -> None:
-        """Start it."""
+    def start(self, handle: str, secrets: Secrets = NONE) -> None:
+        """Start it, with the values of the secrets that its spec names. They are written down nowhere."""
 
     def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
         """Its output to its end, through broken connections; called before ``start``, so that nothing is missed."""

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.artifacts import version
@@ -26,6 +26,8 @@ from orchestrator.key import Key, run_key
 from orchestrator.locks.committed import of_snapshot
 from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
+from orchestrator.redaction import NONE, Secrets
+from orchestrator.settings import OutputSettings
 from orchestrator.source import snapshot
 from orchestrator.source.content import read_blob
 from orchestrator.source.snapshot import Snapshot
@@ -48,6 +50,8 @@ class Services:
     folders: RunFolders
     notary: Notary
     manner: Manner = USUAL
+    secrets: Secrets = NONE
+    outputs: OutputSettings = field(default_factory=OutputSettings)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         _check_committed(taken, config.path, config.raw)
         _check_committed(taken, PROJECT_FILE, services.project.source)
         _check_workflow(taken, settings.workflow)
+    services.executor.check_gpus(settings.run.gpus)
     with stages("lock"):
         locked = of_snapshot(taken, settings.environment)
     build = settings.build
@@ -130,6 +135,7 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
                 network=build.network,
                 reporter=reporter,
             )
+    services.executor.check_gpus(settings.run.gpus, base.env)
     with stages("image"):
         env = environment.provide(
             locked,

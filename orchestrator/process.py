@@ -7,6 +7,14 @@ import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+# Variables of this process that no program gets which is started here (the values of secrets).
+_withheld: set[str] = set()
+
+
+def withhold(names: Iterable[str]) -> None:
+    """From now on no program that is started gets these variables; a successor of this process does."""
+    _withheld.update(names)
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -42,7 +50,7 @@ def run(
     Raises ProgramMissing where there is no such program, TimeoutError after ``timeout`` seconds.
     """
     words = [os.fspath(word) for word in argv]
-    kept = {name: value for name, value in os.environ.items() if name not in without}
+    kept = _inherited(without)
     try:
         done = subprocess.run(
             words,
@@ -60,8 +68,14 @@ def run(
     return Completed(tuple(words), done.returncode, done.stdout, done.stderr)
 
 
+def _inherited(without: Collection[str] = ()) -> dict[str, str]:
+    return {
+        name: value for name, value in os.environ.items() if name not in without and name not in _withheld
+    }
+
+
 def start_detached(argv: Sequence[str], *, cwd: str, log: str) -> int:
-    """Start a program that outlives this one, in a session of its own; gives its process id."""
+    """Start a successor of this process, which outlives it in a session of its own; gives its process id."""
     with open(log, "ab") as sink:
         child = subprocess.Popen(
             list(argv), cwd=cwd, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
@@ -80,7 +94,7 @@ def lines(
     try:
         child = subprocess.Popen(
             words,
-            env=None if env is None else {**os.environ, **env},
+            env={**_inherited(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

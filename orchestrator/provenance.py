@@ -77,7 +77,10 @@ def sandbox_json(sandbox: Sandbox) -> Json:
         "limits_enforced": "limitsEnforced",
         "runtime": "runtime",
     }
-    return {words[name]: value for name, value in asdict(sandbox).items()}
+    found: dict[str, Json] = {
+        words[name]: value for name, value in asdict(sandbox).items() if name != "devices"
+    }
+    return {**found, "devices": [*sandbox.devices]} if sandbox.devices else found
 
 
 @dataclass(frozen=True)

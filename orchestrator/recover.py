@@ -7,7 +7,7 @@ lost. Two recoverers never do it twice: the run's lock and the create-once recor
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 
 from orchestrator import cancelling, life, logtimes, plan
 from orchestrator import journal as journals
+from orchestrator.artifacts.guard import Guard
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.digest import parse_digest
 from orchestrator.ends import End
-from orchestrator.errors import Interrupted, MirageError
+from orchestrator.errors import ConfigError, Interrupted, MirageError
 from orchestrator.executors.reconnecting import ended
 from orchestrator.interrupts import Interrupts
 from orchestrator.journal import Busy, Journal, RunFolders
@@ -27,7 +28,9 @@ from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
 from orchestrator.ports import Executor, Reporter, Store
 from orchestrator.provenance import record_key
+from orchestrator.redaction import Redactor, Secrets
 from orchestrator.reference import RunId
+from orchestrator.settings import OutputSettings
 from orchestrator.trust.notary import Notary
 
 
@@ -52,13 +55,23 @@ class Recovery:
     """Finds and seals the open runs of one project."""
 
     def __init__(
-        self, executor: Executor, store: Store, folders: RunFolders, reporter: Reporter, notary: Notary
+        self,
+        executor: Executor,
+        store: Store,
+        folders: RunFolders,
+        reporter: Reporter,
+        notary: Notary,
+        *,
+        secrets: Callable[[tuple[str, ...]], Secrets],
+        outputs: OutputSettings,
     ) -> None:
         self._notary = notary
         self._executor = executor
         self._store = store
         self._folders = folders
         self._reporter = reporter
+        self._secrets = secrets
+        self._outputs = outputs
 
     def recover(self, run_ids: Iterable[RunId]) -> list[Recovered | Left]:
         """Seal each run that no living process holds; may be called any number of times, beside itself."""
@@ -120,10 +133,22 @@ class Recovery:
             self._executor.cleanup(handle, run_id)
             journal.close()
             return Left(run_id, "its record was there already: only its leftovers were removed")
+        try:
+            redactor = self._secrets(planned.secrets).redactor
+        except ConfigError as error:  # what it wrote could not be cleaned of them
+            return Left(run_id, f"{error.message}, and its log may hold them: recover it where they are set")
         journal.write("adopt")
-        outbox = life.open_outbox(self._executor, self._store, self._folders, journal, run_id, self._reporter)
+        outbox = life.open_outbox(
+            self._executor,
+            self._store,
+            self._folders,
+            journal,
+            run_id,
+            self._reporter,
+            Guard(redactor, self._outputs),
+        )
         with LogSpool(folder / "log.adopted") as spool:
-            end = self._end(handle, planned, lines, journal, outbox, spool)
+            end = self._end(handle, planned, lines, journal, outbox, spool, redactor)
         sealed = life.seal(
             planned,
             end,
@@ -160,6 +185,7 @@ class Recovery:
         journal: Journal,
         outbox: Outbox,
         spool: LogSpool,
+        redactor: Redactor,
     ) -> End:
         """How the run ended, from the dead process's journal and the engine; waits for it where it goes on."""
         told = {str(line.get("event")): line for line in lines}
@@ -175,7 +201,7 @@ class Recovery:
         if state.status == "created":
             return End(None, "never-started")
         if state.status in ("exited", "dead"):
-            for stream, data in self._executor.replay(handle, follow=False):
+            for stream, data in redactor.output(self._executor.replay(handle, follow=False)):
                 spool.write(data, stream)
             return End(ended(state), stopped, by=by)
         self._reporter.note(f"{planned.run_id} is still running: following it (Ctrl-C stops the workflow)")
@@ -192,7 +218,7 @@ class Recovery:
             lambda: cancelling.asked(self._folders, RunId(planned.run_id)),
         )
         with Interrupts() as interrupts:
-            output = self._executor.replay(handle, follow=True)
+            output = redactor.output(self._executor.replay(handle, follow=True))
             return follower.follow(
                 output, interrupts, timeout=timeout, grace=planned.grace, stopped=stopped, by=by
             )

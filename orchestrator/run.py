@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator import cancelling, canonical, definition, hints, life
 from orchestrator import journal as journals
+from orchestrator.artifacts.guard import Guard
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
 from orchestrator.ends import End
@@ -109,7 +110,13 @@ class _Attempt:
         self._handle: str | None = None
         self._before_start: End | None = None
         self._outbox = life.open_outbox(
-            services.executor, services.store, services.folders, journal, run_id, services.reporter
+            services.executor,
+            services.store,
+            services.folders,
+            journal,
+            run_id,
+            services.reporter,
+            Guard(services.secrets.redactor, services.outputs),
         )
 
     def start(self, spec: RunSpec, interrupts: Interrupts) -> Iterator[tuple[str, bytes]]:
@@ -125,9 +132,10 @@ class _Attempt:
                 with interrupts.leaving_at(1):  # large inputs take their time
                     self._handle = executor.submit(spec)
             with self._stages("start"):
-                output = executor.follow(self._handle)
+                secrets = self._services.secrets
+                output = secrets.redactor.output(executor.follow(self._handle))
                 journal.write("start")
-                executor.start(self._handle)
+                executor.start(self._handle, secrets)
                 return output
         except Interrupted as error:
             self.failure = Interrupted(
@@ -141,7 +149,7 @@ class _Attempt:
             if isinstance(error, EngineError) and self._has_started():
                 raise
             self.failure = error
-            journal.write("trouble", message=error.message)
+            journal.write("trouble", message=self._services.secrets.redactor.text(error.message))
             return iter(())
 
     def _has_started(self) -> bool:
@@ -156,7 +164,8 @@ class _Attempt:
         if self._before_start is not None:
             return self._before_start
         if self.failure is not None or self._handle is None:
-            return End(None, None, self.failure.message if self.failure else "no container")
+            told = self.failure.message if self.failure else "no container"
+            return End(None, None, self._services.secrets.redactor.text(told))
         with self._stages("execute"):
             follower = life.Follower(
                 self._services.executor,

@@ -25,7 +25,9 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smh]?)")
 PROJECT = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9:/_-]*")
+_GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9:/._-]*(=[A-Za-z0-9][A-Za-z0-9:._-]*)?")
+_SECRET_NAME = 100  # characters
+_NO_SECRETS = ("PATH", "HOME", "LD_PRELOAD", "PYTHONPATH", "TMPDIR", "USER")  # programs need them, ours too
 LEAST_MEMORY = 6 << 20  # Docker refuses less ("Minimum memory limit allowed is 6MB")
 
 
@@ -215,6 +217,16 @@ def names(grammar: re.Pattern[str], example: str) -> Reader:
         return tuple(sorted({str(item) for item in value}))
 
     return read
+
+
+def secrets(value: Json) -> tuple[str, ...]:
+    """Names of secrets, sorted, each once."""
+    found: tuple[str, ...] = names(VARIABLE, "HF_TOKEN")(value)
+    for name in found:
+        if name.startswith("MIRAGE_") or len(name) > _SECRET_NAME or name in _NO_SECRETS:
+            at = value.index(name) if isinstance(value, list) else 0
+            raise Unfit("another name", problem=f"{name} cannot be the name of a secret", at=(at,))
+    return found
 
 
 def env(value: Json) -> tuple[tuple[str, str], ...]:

@@ -43,6 +43,16 @@ class EnvironmentSettings:
 
 
 @dataclass(frozen=True)
+class OutputSettings:
+    """`run.outputs:`; what one run may publish, in bytes and files over all of its artifacts."""
+
+    max_bytes: int = _read_by(values.size(1), 1 << 40)
+    max_holes: int = _read_by(values.size(0), 16 << 30)
+    max_files: int = _read_by(values.integer(1), 10_000_000)
+    secrets: str = _read_by(values.one_of("refuse", "allow"), "refuse")
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """`run:`; the container of a run. Sizes in bytes, times in seconds.
 
@@ -61,7 +71,8 @@ class RunSettings:
     threads: int = _read_by(values.integer(1), 1)
     seed: int = _read_by(values.integer(0), 0)
     env: tuple[tuple[str, str], ...] = _read_by(values.env, (), merge=True)
-    secrets: tuple[str, ...] = _read_by(values.names(values.VARIABLE, "HF_TOKEN"), ())
+    secrets: tuple[str, ...] = _read_by(values.secrets, ())
+    outputs: OutputSettings = field(default_factory=OutputSettings)
 
 
 @dataclass(frozen=True)

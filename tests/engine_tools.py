@@ -16,11 +16,14 @@ import docker
 
 from tests.run_tools import wait_for
 
+# The user outside that a remapped engine's root is.
+REMAPPED = 231072
+
 
 class SecondEngine:
     """A dockerd below one folder. It cannot touch the machine's engine: its bridge and rules are in no one's network."""
 
-    def __init__(self, folder: Path, *, live_restore: bool = False) -> None:
+    def __init__(self, folder: Path, *, live_restore: bool = False, remapped: bool = False) -> None:
         self._folder = folder
         # A socket's path has at most 107 bytes.
         self._short = Path(tempfile.mkdtemp(prefix="mirage-engine-", dir="/run"))
@@ -33,11 +36,22 @@ class SecondEngine:
             *(["--live-restore"] if live_restore else []),
         ]  # fmt: skip
         # As on real machines, containerd is a service of its own; one that dockerd starts would die with it.
+        below: list[str] = []
+        if remapped:  # a range of users for this engine alone: the machine's own list stays as it is
+            self._short.chmod(0o711)
+            ranges = self._short / "ranges"
+            ranges.write_text(f"daemon:{REMAPPED}:65536\n")
+            mounts = "; ".join(f"mount --bind {ranges} /etc/{name}" for name in ("subuid", "subgid"))
+            below = ["unshare", "--mount", "sh", "-ec", f'{mounts}; exec "$@"', "sh"]
+            self._words += ["--userns-remap", "daemon:daemon"]
         self._below = subprocess.Popen(
-            ["containerd", "--root", str(folder / "containerd"), "--state", str(self._short / "cs"),
+            [*below, "containerd", "--root", str(folder / "containerd"), "--state", str(self._short / "cs"),
              "--address", str(self._short / "c")],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+        if remapped:
+            wait_for((self._short / "c").exists, 60)
+            self._words = ["nsenter", "--mount", "--target", str(self._below.pid), *self._words]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

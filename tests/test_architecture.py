@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each may import its own line and those above it.
 LAYERS = (
     "errors",
-    "digest canonical reference sizes engine_values image.layer image.oci",
+    "digest canonical reference sizes redaction engine_values image.layer image.oci",
     "ports ports_upkeep",
-    "process source journal hardware logtimes logspool logreading interrupts ends plan "
+    "process secret_sources source journal hardware logtimes logspool logreading interrupts ends plan "
     "cancelling single_flight rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides project_folder config store artifacts executors",
     "key image",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.canary_tools import files_of, found
 from tests.figures import Counted, Counts
 from tests.run_tools import Project, wait_for
 
@@ -18,6 +19,8 @@ WORKFLOWS = {
     "slow": "import time\nfrom mirage import artifact\nartifact.Model.save({'epoch': 1}, name='checkpoint')\n"
     "print('saved', flush=True)\ntime.sleep(120)\n",
     "stubborn": "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('on', flush=True)\ntime.sleep(120)\n",
+    "tells": "import time\nfrom mirage import secret\nvalue = secret('TOKEN')\nprint('it is', value[:5], end='', flush=True)\n"
+    "time.sleep(0.5)\nprint(value[5:], flush=True)\nprint('and', value)\n",
     "fails": "import sys\nsys.exit(7)\n",
 }
 
@@ -61,6 +64,16 @@ def test_a_detached_run_is_followed_and_sealed(project: Project) -> None:
     follower = (project.folder / ".mirage" / "runs" / run_id / "follower.log").read_text()
     assert "succeeded" in follower and "\non\n" not in follower
     assert project.containers() == []
+
+
+def test_a_detached_run_has_its_secrets_and_shows_none(project: Project) -> None:
+    value = "sk-detached-93f1c2"
+    env = {**os.environ, "TOKEN": value}
+    words = ("--workflow", "workflows.tells", "--set", "mirage.run.secrets=[TOKEN]", "--detach")
+    run_id = project.mirage("--config", "configs/a.yaml", *words, program="mirage-run", env=env).strip()
+    project.mirage("wait", run_id)
+    assert project.mirage("logs", run_id) == "it is [secret TOKEN]\nand [secret TOKEN]\n"
+    assert found(files_of(project.folder), {"TOKEN": value}) == []
 
 
 def test_what_keeps_a_detached_run_from_starting_is_seen_by_the_caller(project: Project) -> None:

@@ -25,6 +25,7 @@ from orchestrator.cli import following, main
 from orchestrator.config import Config
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.engine_values import EngineInfo
+from orchestrator.executors import secret_delivery
 from orchestrator.image import assemble
 from orchestrator.life import Sealed
 from orchestrator.plan import Plan
@@ -232,11 +233,12 @@ def other(key: str) -> ProjectSettings:
     """The defaults, but for one setting that holds what no default is; merged ones cannot be taken back."""
     if key in ("run.env", "tolerance"):
         return ProjectSettings()
-    outer, _, inner = key.rpartition(".")
-    if not outer:
-        return replace(ProjectSettings(), **cast("dict[str, Any]", {inner: "another"}))
-    changed = replace(getattr(ProjectSettings(), outer), **{inner: "another"})
-    return replace(ProjectSettings(), **{outer: changed})
+
+    def changed(section: Any, path: list[str]) -> Any:
+        value = changed(getattr(section, path[0]), path[1:]) if path[1:] else "another"
+        return replace(section, **{path[0]: value})
+
+    return cast("ProjectSettings", changed(ProjectSettings(), key.split(".")))
 
 
 # A run in words, made of what the code makes them of, without an engine
@@ -327,7 +329,8 @@ def test_the_variables_of_the_page_are_those_of_a_run() -> None:
     recipe = SimpleNamespace(title="p", config=a_config(), **vars(a_prepared_parts()))
     key = SimpleNamespace(digest=DIGEST)
     of_image = dict(assemble._run_config(cast("Any", recipe), cast("Any", key)).env)
-    assert set(told) == {*of_run, *of_image}
+    of_secrets = {*secret_delivery.variables(["NAME"])}
+    assert set(told) == {*of_run, *of_image, *of_secrets}
     differing = {"MIRAGE_RUN_ID", "MIRAGE_CONFIG", "MIRAGE_SEED", "SOURCE_DATE_EPOCH", "PATH"}
     for name, value in {**of_image, **of_run}.items():
         if name not in differing and not name.endswith("_NUM_THREADS"):

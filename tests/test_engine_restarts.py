@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.canary_tools import files_of, found
 from tests.engine_tools import SecondEngine
 from tests.figures import Counted, Counts
 from tests.run_tools import Project, wait_for
 
+SECRET = "sk-through-a-restart-58ad"
 WORKFLOWS = {
     "counts": "import sys, time\nfor i in range(30):\n    print(i, flush=True)\n    time.sleep(0.1)\nsys.exit(7)\n",
     "saves": "import time\nfrom mirage import artifact\nprint('on', flush=True)\nfor i in range(4):\n    time.sleep(1)\n"
     "    artifact.Model.save({'epoch': i}, name='checkpoint')\nprint('end')\n",
+    "tells": "import time\nfrom mirage import secret\nvalue = secret('TOKEN')\nprint('first', value, flush=True)\n"
+    "print('half', value[:9], end='', flush=True)\ntime.sleep(4)\nprint(value[9:])\nprint('last', value)\n",
     "polite": "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nprint('on', flush=True)\n"
     "time.sleep(6)\nprint('end')\nsys.exit(5)\n",
 }
@@ -88,6 +92,21 @@ def test_killed_with_live_restore(project: Project, living: SecondEngine, counte
     made, code, _ = restarted(project, counted(RESTARTS), living, "counts", "5", signal.SIGKILL)
     assert (code, made["status"], made["exit_code"]) == (1, "failed", 7)
     assert project.mirage("logs", str(made["run_id"])) == "".join(f"{i}\n" for i in range(30))
+
+
+def test_a_secret_is_taken_out_on_both_sides_of_a_restart(project: Project, living: SecondEngine) -> None:
+    process = project.start(
+        "--config", "configs/a.yaml", "--workflow", "workflows.tells", "--json",
+        "--set", "mirage.run.secrets=[TOKEN]", env={**living.env, "TOKEN": SECRET},
+    )  # fmt: skip
+    runs = project.folder / ".mirage" / "runs"
+    wait_for(lambda: any("half" in log.read_text() for log in runs.glob("*/log")), 60)
+    living.restart(signal.SIGKILL, 1.0)
+    out, err, code = project.ended(process, 90)
+    assert code == 0, err
+    log = project.mirage("logs", json.loads(out)["run_id"])
+    assert log == "first [secret TOKEN]\nhalf [secret TOKEN]\nlast [secret TOKEN]\n"
+    assert found({**files_of(project.folder), "terminal": (out + err).encode()}, {"TOKEN": SECRET}) == []
 
 
 def test_killed_and_away_while_the_workflow_ends(

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from orchestrator import canonical
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.declared import Ready, metrics_of, parse_ready
+from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.artifacts.version import Manifest, Version, publish
 from orchestrator.canonical import Json
 from orchestrator.digest import CHUNK, Digest
@@ -71,6 +72,7 @@ class Outbox:
         *,
         published: Callable[[int, Version], None] | None = None,
         before: Iterable[tuple[int, Version]] = (),
+        guard: Guard = NO_GUARD,
     ) -> None:
         self._folder = folder
         self._store = store
@@ -78,6 +80,7 @@ class Outbox:
         self._reporter = reporter
         self._published = published
         self._before = dict(before)
+        self.guard = guard
         self._seen: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
@@ -142,15 +145,18 @@ class Outbox:
 
     def _take(self, top: int, n: int, give_up: bool) -> None:
         answer: dict[str, Json] = {"schema": "mirage-done/1", "n": n}
+        counted = self.guard.counted
         try:
             version = self._before.get(n) or self._publish(top, n)
             if self._published is not None and n not in self._before:
                 self._published(n, version)
         except StoreError as error:
+            self.guard.counted = counted
             if isinstance(error.__cause__, OSError) and not give_up:
                 raise  # no space, or an I/O error of the store: not the workflow's fault, and may pass
             self._refuse(answer, n, error)
         except MirageError as error:
+            self.guard.counted = counted
             self._refuse(answer, n, error)
         else:
             self.outputs.append(Output(n, version, None))
@@ -170,7 +176,7 @@ class Outbox:
 
     def _refuse(self, answer: dict[str, Json], n: int, error: MirageError) -> None:
         code = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
-        message = error.message[:_MESSAGE_LIMIT]
+        message = self.guard.redactor.text(error.message)[:_MESSAGE_LIMIT]
         answer["error"] = {"code": code, "message": message, "hint": error.hint}
         self.outputs.append(Output(n, None, message))
         self._refusals += 1
@@ -180,6 +186,7 @@ class Outbox:
     def _publish(self, top: int, n: int) -> Version:
         ready = _read_json(top, f"{n}.ready.json")
         manifest_of = parse_ready(ready)
+        self.guard.check_text(canonical.encode(ready), "its name or metadata")
         try:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             payload = os.open(str(n), flags, dir_fd=top)
@@ -195,7 +202,7 @@ class Outbox:
             os.close(payload)
 
     def _collect(self, store: Store, n: int, payload: int, manifest_of: Ready) -> Version:
-        entries = tree.collect(store, payload)
+        entries = tree.collect(store, payload, self.guard)
         files = [entry for entry in entries if entry.kind == "f"]
         if manifest_of.entry is not None and manifest_of.entry not in {entry.path for entry in files}:
             raise ArtifactError(f"artifact {n} names the file {manifest_of.entry!r}, which it does not have")
@@ -225,11 +232,13 @@ class Outbox:
         """The last value of each metric, the blob of all lines, and how many lines could not be read."""
         last: dict[str, float | None] = {}
         bad = 0
+        redactor = self.guard.redactor
 
         def see(line: bytes) -> None:
             nonlocal bad
             try:
-                last.update(metrics_of(line, last))
+                found = metrics_of(line, last)
+                last.update({redactor.text(name): value for name, value in found.items()})
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MirageError):
                 bad += 1
 
@@ -242,7 +251,8 @@ class Outbox:
 
     def audit(self, see: Callable[[bytes], None]) -> Digest | None:
         """The blob of what the run's audit noted, each line shown to ``see``."""
-        return self._keep_lines("audit.jsonl", see)
+        redactor = self.guard.redactor
+        return self._keep_lines("audit.jsonl", lambda line: see(redactor.clean(line)))
 
     def _keep_lines(self, name: str, see: Callable[[bytes], None]) -> Digest | None:
         """Keep a file's whole lines as a blob and show each; None where there are none.
@@ -254,6 +264,7 @@ class Outbox:
             return None
         with source, self._store.writer() as writer:
             kept, rest, some = 0, b"", False
+            clean = self.guard.redactor.stream()
             while kept < _LINES_LIMIT and len(rest) <= _LINE_LIMIT:
                 try:
                     piece = source.read(CHUNK)
@@ -264,7 +275,7 @@ class Outbox:
                     break
                 lines, newline, rest = (rest + piece).rpartition(b"\n")
                 if newline:
-                    writer.write(lines + newline)
+                    writer.write(clean.feed(lines + newline))
                     kept, some = kept + len(lines) + 1, True
                     for line in lines.split(b"\n"):
                         see(line)
@@ -273,6 +284,7 @@ class Outbox:
                     f"{name} was kept up to its first {kept} bytes: what follows is too long (at most "
                     f"{_LINE_LIMIT >> 20} MiB a line, {_LINES_LIMIT >> 30} GiB in all)"
                 )
+            writer.write(clean.end())
             return writer.commit()[0] if some else None
 
     def _open_lines(self, name: str) -> BinaryIO | None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ArtifactError, StoreError
@@ -180,7 +181,7 @@ class Known(Protocol):
 
 
 def collect(
-    store: Store, folder: int, *, known: Known | None = None, link: bool = False
+    store: Store, folder: int, guard: Guard = NO_GUARD, *, known: Known | None = None, link: bool = False
 ) -> tuple[TreeEntry, ...]:
     """Take everything below an open directory into the store, as a tree.
 
@@ -189,20 +190,21 @@ def collect(
 
     Works by directory descriptors and never follows a link: what is hashed is what was copied, whoever
     writes there meanwhile. Raises ArtifactError for sockets, devices, pipes, links that lead out, names
-    that are not UTF-8, a file that changes under the copy, and more than MAX_FILES files; StoreError where
-    the bytes cannot be kept.
+    that are not UTF-8, a file that changes under the copy, more than MAX_FILES files, and what ``guard`` refuses;
+    StoreError where the bytes cannot be kept.
     """
     with store.intake(link=link) as intake:
-        entries = tuple(_Collector(intake, store, known).walk(folder, "", 0))
+        entries = tuple(_Collector(intake, store, known, guard).walk(folder, "", 0))
         check_links(entries)
     return entries
 
 
 class _Collector:
-    def __init__(self, intake: Intake, store: Store, known: Known | None) -> None:
+    def __init__(self, intake: Intake, store: Store, known: Known | None, guard: Guard) -> None:
         self._intake = intake
         self._store = store
         self._known = known
+        self._guard = guard
         self._count = 0
 
     def walk(self, folder: int, prefix: str, depth: int) -> Iterator[TreeEntry]:
@@ -213,10 +215,12 @@ class _Collector:
             yield TreeEntry(prefix.rstrip("/"), "d")
         for name in names:
             path = check_path(prefix + name)
+            self._guard.check_text(path.encode(), "the name of a file in it")
             with _taking(path):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else None
             if target is not None:
+                self._guard.check_text(os.fsencode(target), f"the link {path!r}")
                 yield TreeEntry(path, "l", target=check_link(path, target))
             elif stat.S_ISDIR(status.st_mode):
                 inner = _open(name, os.O_RDONLY | os.O_DIRECTORY, folder, path)
@@ -254,6 +258,7 @@ class _Collector:
             before = os.fstat(descriptor)
             _check_regular(before, path)
             _check_holes(before, path)
+            self._guard.check_file(descriptor, before, path)
             try:
                 digest, size = self._intake.add(descriptor, before.st_size)
             except ArtifactError as error:

@@ -93,12 +93,12 @@ def _engine(place: Workplace) -> Iterator[Finding]:
         f"{info.name} {info.version} ({kind}{info.image_store} image store, {info.storage_driver}, "
         f"cgroup v{info.cgroup_version}, {info.cpus} CPUs, {info.memory >> 20} MiB)",
     )
-    if info.userns:
+    if info.userns and (os.geteuid() != 0 or info.userns_root is None):
         yield Finding(
             "engine",
             "fail",
-            "this engine maps users (userns-remap): a run could not own its outputs",
-            "use an engine without userns-remap, or a rootless one",
+            "this engine maps users (userns-remap), and only root can give a run's outbox to one of them",
+            "run as root, or use an engine without userns-remap, or a rootless one",
             EngineError.exit_code,
         )
     if not info.limits_enforced:

@@ -85,6 +85,9 @@ def _engine(place: Workplace) -> Engine | None:
 @click.option(
     "--ignore", multiple=True, metavar="REGEX", help="Leave out what matches in text, and JSON paths."
 )
+@click.option(
+    "--network", type=click.Choice(["host"]), help="Allow the host's own network, where the run had it."
+)
 @_JSON
 def reproduce(
     run_id: str,
@@ -93,6 +96,7 @@ def reproduce(
     rtol: float | None,
     atol: float | None,
     ignore: tuple[str, ...],
+    network: str | None,
     as_json: bool,
 ) -> int:
     """Make a run again from its record and the store, and judge it output by output.
@@ -106,7 +110,7 @@ def reproduce(
     tolerance = reproducing.tolerances_of(rtol, atol, ignore)
     place = Workplace.here()
     outcome = reproducing.reproduce(
-        place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat
+        place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat, network=network
     )
     if as_json:
         print_json(outcome.to_json())

@@ -14,6 +14,7 @@ from orchestrator.judging import judgement, sources, verdicts
 from orchestrator.judging import reproduce as reproduction
 from orchestrator.judging.record import Record, wanted_image
 from orchestrator.judging.verdicts import Judgement
+from orchestrator.secret_sources import SecretsMissing
 from orchestrator.store.sessions import writing
 from orchestrator.trust import trusted
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.cli.wiring import Workplace
     from orchestrator.digest import Digest
     from orchestrator.judging.judgement import Made, Verdict
+    from orchestrator.redaction import Secrets
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,13 @@ def tolerances_of(rtol: float | None, atol: float | None, ignore: tuple[str, ...
     return Tolerances((), rtol, atol, ignore)
 
 
-def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: bool, repeat: int) -> Outcome:
+def reproduce(
+    place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: bool, repeat: int, network: str | None
+) -> Outcome:
     """Make a run again ``repeat`` times and judge it, within the recorded tolerances and those of the command line.
 
-    Raises CannotVerify where it cannot be made.
+    ``network`` is what the caller allows: the host's own is never given because a record says so. Raises CannotVerify
+    where it cannot be made.
     """
     services = place.services()
     services.notary.ready()
@@ -87,6 +92,13 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: boo
             hint=f"`mirage verify {record.run_id}`; restore it from another copy of the store",
         )
     first = reproduction.original(services, record)
+    asked = record.external["network"]
+    if asked == "host" and network != "host":
+        raise ConfigError(
+            f"the record of {record.run_id} asks for the host's own network",
+            hint="it reaches every service of this machine: if you trust that run, add --network host",
+        )
+    services = replace(services, secrets=_secrets(place, record))
     tolerance = replace(tolerance, committed=recorded(record.external))
     with writing(services.store) as store:
         banked = replace(services, store=store, library=services.library.banking(store))
@@ -116,6 +128,14 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: boo
         _, digest = verdicts.keep(services.notary.within(store), first, runs, told)
     marks.add(place.store, record.run_id, "verdict", [told.summary])
     return Outcome(record.run_id, tuple(run.record.run_id for run in runs), told, digest)
+
+
+def _secrets(place: Workplace, record: Record) -> Secrets:
+    """The values of the secrets that a record names. Raises CannotVerify where one is missing."""
+    try:
+        return place.secrets(tuple(record.external["secretNames"]))
+    except SecretsMissing as error:
+        raise CannotVerify(f"{record.run_id} needs secrets: {error.message}", hint=error.hint) from error
 
 
 def _judge(place: Workplace, first: Made, runs: list[Made], tolerance: Tolerances) -> list[Verdict]:

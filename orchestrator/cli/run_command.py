@@ -90,19 +90,22 @@ def run(
     if timeout is not None:
         flags["run.timeout"] = timeout
     config = load_config(project, config_file, overrides, flags)
-    if config.settings.run.secrets:
-        raise ConfigError(
-            "run.secrets is not supported by this version of Mirage",
-            hint="take the secrets out of the config; the run was not started",
-        )
+    place = Workplace(project, config.settings, engine)
+    secrets = place.secrets(config.settings.run.secrets)
+    if secrets.values:
+        from orchestrator.secret_sources import refuse_in
+
+        words = "\0".join((*overrides, *extra)).encode("utf-8", "surrogateescape")
+        env = "\0".join(value for _, value in config.settings.run.env).encode()
+        places = (config.path, config.raw + config.canonical), ("run.env", env), ("the command line", words)
+        refuse_in(secrets, places)
     from orchestrator import run as runs
     from orchestrator.prepare import Request
 
-    place = Workplace(project, config.settings, engine)
     _settle_orphans(place)
     request = Request(config, overrides, extra, no_cache)
     started = None if background is None else background.leave(place.folders, place.reporter)
-    finished = runs.run(request, place.services(), started=started)
+    finished = runs.run(request, place.services(secrets), started=started)
     settle()
     with suppress(BrokenPipeError):  # whoever read stdout went away: the exit code still says how it ended
         if as_json:

@@ -8,12 +8,39 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TextIO
 
 from orchestrator.canonical import Json
 from orchestrator.cli.screen import Screen
+from orchestrator.redaction import Redactor, Secrets
 
 _screens: list[Screen] = []
+_PR_SET_DUMPABLE = 4  # prctl(2)
+_redactor = Redactor()
+
+
+def hide(secrets: Secrets) -> None:
+    """From now on nothing that this process prints shows these values, tracebacks included; nor does a core dump."""
+    global _redactor
+    _redactor = secrets.redactor
+    import ctypes
+    import resource
+    from contextlib import suppress
+
+    sys.excepthook = _show_exception
+    threading.excepthook = lambda seen: _show_exception(
+        seen.exc_type, seen.exc_value or seen.exc_type(), seen.exc_traceback
+    )
+    with suppress(OSError, ValueError, AttributeError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # also where a program takes the dumps
+
+
+def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    import traceback
+
+    sys.stderr.write(_redactor.text("".join(traceback.format_exception(kind, error, trace))))
 
 
 def harmless(text: str) -> str:
@@ -92,7 +119,7 @@ class TerminalReporter:
         """A line of a long step: the last one only, on a terminal; nothing elsewhere."""
         if self._folds:
             with self._lock:
-                self._put(f"\r\x1b[K    {harmless(text[:100])}".encode("utf-8", "replace"))
+                self._put(f"\r\x1b[K    {harmless(_redactor.text(text)[:100])}".encode("utf-8", "replace"))
                 self._folded = True
 
     def log(self, stream: str, data: bytes) -> None:
@@ -110,7 +137,7 @@ class TerminalReporter:
             if self._line_open:
                 self._put(b"\n")
                 self._line_open = False
-            self._put((head + harmless(text)).encode("utf-8", "replace") + b"\n")
+            self._put((head + harmless(_redactor.text(text))).encode("utf-8", "replace") + b"\n")
 
     def _unfold(self) -> None:
         if self._folded:
@@ -132,7 +159,7 @@ def settle() -> bool:
 
 def print_json(value: Json) -> None:
     """One JSON document on stdout; what is not printable in it stands as JSON's own escapes."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(_redactor.json(value), indent=2, ensure_ascii=False)
     if not text.replace("\n", "").isprintable():
         # all of it is inside of strings, where an escape means the same
         text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
@@ -152,6 +179,6 @@ def fail(message: str, hint: str | None) -> None:
         return  # nobody reads it: writing would wait for ever
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     head = "\x1b[31merror:\x1b[0m" if colour else "error:"
-    print(f"{head} {harmless(message)}", file=sys.stderr)
+    print(f"{head} {harmless(_redactor.text(message))}", file=sys.stderr)
     if hint:
-        print(f"  -> {harmless(hint)}", file=sys.stderr)
+        print(f"  -> {harmless(_redactor.text(hint))}", file=sys.stderr)

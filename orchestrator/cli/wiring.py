@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from orchestrator.cli import terminal
 from orchestrator.cli.terminal import TerminalReporter
 from orchestrator.errors import MirageError
+from orchestrator.redaction import NONE, Secrets
 
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
@@ -166,7 +168,15 @@ class Workplace:
         """What dead processes left."""
         from orchestrator.recover import Recovery
 
-        return Recovery(self.executor, self.store, self.folders, self.reporter, self.notary)
+        return Recovery(
+            self.executor,
+            self.store,
+            self.folders,
+            self.reporter,
+            self.notary,
+            secrets=self.secrets,
+            outputs=self.settings.run.outputs,
+        )
 
     @cached_property
     def notary(self) -> Notary:
@@ -178,7 +188,17 @@ class Workplace:
         memory = self.project.folder / ".mirage" / "cache" / "log.json"
         return Notary(self.store, signer, memory, self.reporter)
 
-    def services(self) -> Services:
+    def secrets(self, names: tuple[str, ...]) -> Secrets:
+        """The values of secrets, which from now on no line of this process shows. Raises ConfigError."""
+        if not names:
+            return NONE
+        from orchestrator.secret_sources import gather
+
+        found = gather(names, os.environ)
+        terminal.hide(found)
+        return found
+
+    def services(self, secrets: Secrets = NONE) -> Services:
         """All that a run works with."""
         from orchestrator.prepare import Services
 
@@ -191,6 +211,8 @@ class Workplace:
             reporter=self.reporter,
             folders=self.folders,
             notary=self.notary,
+            secrets=secrets,
+            outputs=self.settings.run.outputs,
         )
 
 

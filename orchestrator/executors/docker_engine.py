@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, BinaryIO
 
 import docker
@@ -177,16 +178,25 @@ class DockerEngine:
                     labels=dict(spec.labels),
                     user=spec.user,
                     working_dir=spec.working_dir or None,
+                    stdin_open=spec.stdin,
                     host_config=self._api.create_host_config(**host),
                 ),
                 name=spec.name,
             )
         return str(made["Id"])
 
-    def start(self, container: str) -> None:
-        """Start a created container."""
-        with _told("start the container"):
+    def start(self, container: str, stdin: bytes | None = None) -> None:
+        """Start a created container; ``stdin`` is all that it reads there. It ends where this process dies."""
+        with _told("start the container"), ExitStack() as stack:
+            plug: socket.socket | None = None
+            if stdin is not None:
+                attached = self._api.attach_socket(container, params={"stdin": 1, "stream": 1})
+                stack.callback(attached.close)
+                plug = getattr(attached, "_sock", attached)  # docker-py's own is for reading only
             self._api.start(container)
+            if plug is not None:
+                plug.sendall(stdin or b"")
+                plug.shutdown(socket.SHUT_RDWR)  # closing alone would not: the library keeps a reference
 
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
         """Follow a container's output from now on.

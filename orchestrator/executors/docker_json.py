@@ -6,9 +6,10 @@ Pure translation, without the library and without the engine (moby, api/swagger.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
-from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, LoadedImage
+from orchestrator.engine_values import ContainerSpec, ContainerState, DeviceRequest, EngineInfo, LoadedImage
 
 
 def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
@@ -19,6 +20,7 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         str(part.get("Name", "")).lower(): str(part.get("Version", ""))
         for part in version.get("Components") or []
     }
+    userns = any("name=userns" in option for option in security)
     podman = any("podman" in name for name in components)
     return EngineInfo(
         name="podman" if podman else "docker",
@@ -32,15 +34,29 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         kernel=str(version.get("KernelVersion", "")),
         runc=components.get("runc", ""),
         rootless=any("rootless" in option for option in security),
-        userns=any("name=userns" in option for option in security),
+        userns=userns,
         cgroup_version=str(info.get("CgroupVersion", "")),
         limits_enforced=str(info.get("CgroupDriver", "")) != "none",
         storage_driver=str(info.get("Driver", "")),
         cpus=int(info.get("NCPU", 0)),
         memory=int(info.get("MemTotal", 0)),
         id=str(info.get("ID") or ""),
+        userns_root=_remapped(str(info.get("DockerRootDir", ""))) if userns else None,
         live_restore=bool(info.get("LiveRestoreEnabled")),
+        cdi_devices=tuple(
+            sorted(
+                str(device.get("ID", ""))
+                for device in info.get("DiscoveredDevices") or ()  # engine 28.2 and later
+                if device.get("Source") == "cdi"
+            )
+        ),
     )
+
+
+def _remapped(data: str) -> tuple[int, int] | None:
+    """The uid and gid of the containers' root: with userns-remap an engine's data lie in a folder of that name."""
+    uid, _, gid = PurePosixPath(data).name.partition(".")
+    return (int(uid), int(gid)) if uid.isdecimal() and gid.isdecimal() else None
 
 
 def image_of(found: Mapping[str, Any]) -> LoadedImage:
@@ -105,8 +121,8 @@ def host_options(spec: ContainerSpec, *, podman: bool = False) -> dict[str, Any]
         options["nano_cpus"] = int(spec.cpus * 1e9)
     if spec.runtime is not None:
         options["runtime"] = spec.runtime
-    if spec.gpus:
-        options["device_requests"] = [_device_request(spec.gpus)]
+    if spec.devices:
+        options["device_requests"] = [_device_request(each) for each in spec.devices]
     return options
 
 
@@ -121,14 +137,12 @@ def _unowned(options: str) -> str:
     return ",".join([*words, "mode=1777"])
 
 
-def _device_request(gpus: tuple[str, ...]) -> dict[str, Any]:
-    """Docker's device request for GPUs: ``all``, ``count=N``, or device ids (moby api, DeviceRequest)."""
+def _device_request(asked: DeviceRequest) -> dict[str, Any]:
+    """In the API's words (moby, DeviceRequest): the hook is found by its capability, CDI by the driver's name."""
+    if asked.driver == "cdi":
+        return {"driver": "cdi", "device_ids": list(asked.ids)}
     request: dict[str, Any] = {"capabilities": [["gpu"]]}
-    if gpus == ("all",):
-        return {**request, "count": -1}
-    if len(gpus) == 1 and gpus[0].startswith("count="):
-        return {**request, "count": int(gpus[0].removeprefix("count="))}
-    return {**request, "device_ids": list(gpus)}
+    return {**request, "device_ids": list(asked.ids)} if asked.ids else {**request, "count": asked.count}
 
 
 def _go_architecture(name: str) -> str:

@@ -18,8 +18,10 @@ from orchestrator.artifacts.inputs import InputCache
 from orchestrator.canonical import Json
 from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, Mount, Tmpfs
 from orchestrator.errors import EngineError
-from orchestrator.executors import reconnecting
+from orchestrator.executors import gpus as gpu
+from orchestrator.executors import reconnecting, secret_delivery
 from orchestrator.ports import Ended, Engine, RunSpec, Sandbox
+from orchestrator.redaction import NONE, Secrets
 
 RUN_LABEL = "flow.mirage.run"
 # A run started by root is still not root inside: this uid owns its outbox and nothing else on the machine.
@@ -40,6 +42,12 @@ class LocalDocker:
         """The engine behind it."""
         return self._engine.info()
 
+    def check_gpus(self, gpus: tuple[str, ...], image_env: tuple[tuple[str, str], ...] = ()) -> None:
+        """Whether GPUs can be given. Raises EngineError, ImageError where it is known that they cannot."""
+        if gpus:
+            gpu.requests(gpus, self._engine.info())
+            gpu.check_image(image_env)
+
     def sandbox(self, spec: RunSpec) -> Sandbox:
         """What a run's container will be allowed to do here. Raises EngineError for an engine that cannot be used."""
         container = self._container(spec)
@@ -56,6 +64,7 @@ class LocalDocker:
             seccomp="default",
             init=container.init,
             limits_enforced=self._engine.info().limits_enforced,
+            devices=tuple(map(str, container.devices)),
             runtime=container.runtime,
         )
 
@@ -67,8 +76,9 @@ class LocalDocker:
         out = folder / "out"
         outbox.prepare(out)
         if os.geteuid() == 0:
+            root = self._engine.info().userns_root or (0, 0)
             for path in (out, out / "artifacts"):
-                os.chown(path, uid, gid)
+                os.chown(path, root[0] + uid, root[1] + gid)
         mounts.append(Mount(str(out), "/mirage/out", read_only=False))
         return self._engine.create(replace(self._container(spec), mounts=tuple(mounts)))
 
@@ -77,9 +87,18 @@ class LocalDocker:
         uid, gid = self._user()
         return ContainerSpec(
             image=spec.image_id,
-            argv=spec.argv,
+            argv=secret_delivery.command(spec.argv) if spec.secrets else spec.argv,
             name=f"mirage-{spec.run_id}",
-            env=spec.env,
+            env=tuple(
+                sorted(
+                    {
+                        # compute and utility only: no display, no video
+                        **({"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"} if spec.gpus else {}),
+                        **dict(spec.env),
+                        **secret_delivery.variables(spec.secrets),
+                    }.items()
+                )
+            ),
             labels=(
                 (RUN_LABEL, spec.run_id),
                 ("flow.mirage.project", spec.project),
@@ -93,23 +112,30 @@ class LocalDocker:
             shm_size=spec.shm_size,
             memory=spec.memory,
             cpus=spec.cpus,
-            gpus=spec.gpus,
+            devices=gpu.requests(spec.gpus, self._engine.info()),
+            stdin=bool(spec.secrets),
             tmpfs=(
                 # exec: compilers of models (torch.compile, numba) load what they write there
                 Tmpfs("/mirage/tmp", f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}"),
                 Tmpfs("/tmp", "rw,nosuid,nodev,mode=1777"),  # noqa: S108 - the container's own
+                *((secret_delivery.folder(uid, gid),) if spec.secrets else ()),
             ),
         )
 
     def _user(self) -> tuple[int, int]:
-        """The caller; root inside a rootless engine, where that is the caller; never root otherwise."""
+        """The caller; root inside a rootless engine, where that is the caller; never root otherwise.
+
+        As the container sees it: an engine with userns-remap has a range of its own for that.
+        """
         info = self._engine.info()
         if info.rootless:
             return 0, 0
         if info.userns:
+            if os.geteuid() == 0 and info.userns_root is not None:
+                return UNPRIVILEGED, UNPRIVILEGED
             raise EngineError(
-                "this engine maps users to others (userns-remap), so that a run could not own its outputs",
-                hint="use an engine without userns-remap, or a rootless one",
+                "this engine maps users to others (userns-remap), and only root can give a run's outbox to one of them",
+                hint="run it as root, or use an engine without userns-remap, or a rootless one",
             )
         if os.geteuid() != 0:
             return os.getuid(), os.getgid()
@@ -157,9 +183,9 @@ class LocalDocker:
         _write_readable(group, f"root:x:0:\n{own}nogroup:x:65534:\n")
         return [Mount(str(path.resolve()), f"/etc/{path.name}", read_only=True) for path in (passwd, group)]
 
-    def start(self, handle: str) -> None:
-        """Start it."""
-        self._engine.start(handle)
+    def start(self, handle: str, secrets: Secrets = NONE) -> None:
+        """Start it, with the values of the secrets that its spec names."""
+        self._engine.start(handle, secret_delivery.payload(secrets.values) if secrets.values else None)
 
     def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
         """Its output; called before ``start`` nothing is missed."""

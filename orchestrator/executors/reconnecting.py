@@ -27,6 +27,8 @@ _SETTLING = 1.0
 _SLACK = 0.5
 # Bytes from which on the engine's log files may have been rotated (docker_json.py: four of 64 MiB, as JSON).
 _ROTATES = 96 << 20
+# Bytes of a line after which an engine logs what it has of it (moby, daemon/logger/copier.go).
+_LINE = 16 << 10
 
 
 def ended(state: ContainerState) -> Ended:
@@ -69,18 +71,25 @@ def output(engine: Engine, container: str, first: Iterator[tuple[str, bytes]]) -
     Raises EngineError where something may be missing.
     """
     given = {"stdout": 0, "stderr": 0}
-    known = dict.fromkeys(given, 0)  # what of the stream that is read now was given before
+    unfinished = dict.fromkeys(given, b"")  # the line that was not at its end, of each
+    known = {name: _Known() for name in given}
     stream, last = first, time.time()
+
+    def new(pieces: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+        nonlocal last
+        for name, data in pieces:
+            fresh = known[name].beyond(data)
+            if fresh:
+                given[name] += len(fresh)
+                line = fresh.rpartition(b"\n")[2] if b"\n" in fresh else unfinished[name] + fresh
+                unfinished[name] = line[len(line) // _LINE * _LINE :]
+                last = time.time()
+                yield name, fresh
+
     while True:
         broken = False
         try:
-            for name, data in stream:
-                skip = min(known[name], len(data))
-                known[name] -= skip
-                if skip < len(data):
-                    given[name] += len(data) - skip
-                    last = time.time()
-                    yield name, data[skip:]
+            yield from new(stream)
         except EngineError:
             broken = True
         if not broken and not _cut(engine, container):
@@ -90,25 +99,42 @@ def output(engine: Engine, container: str, first: Iterator[tuple[str, bytes]]) -
             return
         going_on = state.status in ("created", "running", "restarting", "paused")
         if sum(given.values()) < _ROTATES:
-            known = dict(given)
+            known = {name: _Known(given[name], unfinished[name]) for name in given}
             stream = engine.logs(container, follow=going_on)
         else:
-            known = dict.fromkeys(given, 0)
+            known = {name: _Known() for name in given}
             stream = engine.logs(container, follow=going_on, since=last)
         if not going_on:
-            yield from _rest(stream, known)
+            yield from new(stream)
             raise EngineError(
                 "the engine was away when the workflow ended; what it wrote meanwhile may be missing"
             )
         time.sleep(0.2)  # an engine that hangs up at once must not be asked all the time
 
 
-def _rest(stream: Iterator[tuple[str, bytes]], known: dict[str, int]) -> Iterator[tuple[str, bytes]]:
-    for name, data in stream:
-        skip = min(known[name], len(data))
-        known[name] -= skip
-        if skip < len(data):
-            yield name, data[skip:]
+class _Known:
+    """What was given before of a stream that is read again.
+
+    A killed engine's log lacks the line that was not at its end: so that line counts only where it stands there.
+    """
+
+    def __init__(self, count: int = 0, unfinished: bytes = b"") -> None:
+        self._count = count - len(unfinished)
+        self._unfinished = unfinished
+        self._held = b""
+
+    def beyond(self, data: bytes) -> bytes:
+        """What of the data was not given before."""
+        skip = min(self._count, len(data))
+        self._count -= skip
+        if not self._unfinished:
+            return data[skip:]
+        self._held += data[skip:]
+        if len(self._held) < len(self._unfinished) and self._unfinished.startswith(self._held):
+            return b""
+        fresh = self._held.removeprefix(self._unfinished)
+        self._unfinished = self._held = b""
+        return fresh
 
 
 def _cut(engine: Engine, container: str) -> bool:

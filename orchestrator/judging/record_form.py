@@ -51,8 +51,9 @@ _SANDBOX = fields(
         "init": boolean,
         "limitsEnforced": boolean,
         "runtime": optional(NAME),
+        "devices": many(NAME),
     },
-    absent=("runtime",),  # in records of earlier versions
+    absent=("runtime", "devices"),  # in records of earlier versions; devices also where none were asked for
 )
 _EXTERNAL = fields(
     {

@@ -146,6 +146,7 @@ def _spec(services: Services, record: Record, found: Found) -> RunSpec:
         cpus=sandbox["cpus"],
         gpus=tuple(external["gpus"]),
         shm_size=sandbox["shm"],
+        secrets=tuple(external["secretNames"]),
         pids=sandbox["pids"],
         runtime=sandbox.get("runtime"),
     )
