@@ -35,7 +35,8 @@ DOORS = {
     "urllib3": {"orchestrator.executors.docker_engine"},
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
-    "boto3": {"orchestrator.store.s3"},
+    "boto3": {"orchestrator.store.bucket.aws"},
+    "botocore": {"orchestrator.store.bucket.aws", "orchestrator.store.bucket.wire"},
     "tenacity": {"orchestrator.store.retry"},
 }
 MODULES = {

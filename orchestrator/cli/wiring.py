@@ -87,7 +87,7 @@ class Workplace:
         """The project's store."""
         from orchestrator.store.opening import open_store
 
-        return open_store(self.settings.store, self.project.folder)
+        return open_store(self.settings.store, self.project.folder, self.settings.s3)
 
     @cached_property
     def library(self) -> Library:

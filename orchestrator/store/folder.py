@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -300,6 +300,9 @@ class FolderStore:
                 hint="restore the blob from another copy of the store, or publish the artifact again",
             )
 
+    def fetch(self, digests: Iterable[Digest]) -> None:
+        """Nothing: they are here."""
+
     def create(self, key: str, data: bytes) -> bool:
         """Create an object unless it exists; durable when it returns, whoever made it.
 
@@ -364,8 +367,7 @@ class FolderStore:
         yield from sorted(found)
 
     def _key_path(self, key: str) -> Path:
-        if not all(map(_is_key_part, key.split("/"))):
-            raise StoreError(f"not a key: {key[:200]!r}")
+        check_key(key)
         return self._root / key
 
     def _make_folder(self, folder: str) -> None:
@@ -384,6 +386,12 @@ class FolderStore:
                 os.mkdir(folder)
             sync(above or ".")
         self._known_folders.add(folder)
+
+
+def check_key(key: str) -> None:
+    """Raise StoreError for what is not an object's key, whoever says it."""
+    if not all(map(_is_key_part, key.split("/"))):
+        raise StoreError(f"not a key: {key[:200]!r}")
 
 
 def _is_key_part(part: str) -> bool:
