@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -17,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.store.bucket.aws import Timeouts
 from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.place import Place, parse_uri
+from orchestrator.store.opening import open_store
 from orchestrator.store.retry import Patience
 from orchestrator.store.s3 import S3Store
+from tests.store_tools import Backend
 
 KEY, SECRET = "mirage-test", "not-a-secret-at-all"
 QUICK = Patience(tries=8, first_wait=0.01, longest_wait=0.2)
@@ -57,6 +62,59 @@ class Server:
         return parse_uri(
             f"s3://{bucket}/{prefix}", endpoint_url=endpoint or self.endpoint, region="us-east-1"
         )
+
+
+def credentials(endpoint: str) -> dict[str, str]:
+    """The environment for a server, and nothing of the machine's own configuration."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@contextmanager
+def environment(changes: dict[str, str]) -> Iterator[None]:
+    """These variables, for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in changes.items():
+            patch.setenv(name, value)
+        yield
+
+
+_buckets: dict[str, tuple[str, dict[str, bytes]]] = {}
+
+
+def shared_bucket(server: Server, cache: Path) -> str:
+    """A bucket that all tests share; what its first user found by probing it is laid into ``cache``."""
+    if server.endpoint not in _buckets:
+        name = server.new_bucket()
+        with environment({**credentials(server.endpoint), "MIRAGE_CACHE": str(cache)}):
+            store = open_store(f"s3://{name}/first", cache)
+            assert isinstance(store, S3Store)
+            store.promises()
+        kept = (cache / "stores" / "probes").iterdir()
+        _buckets[server.endpoint] = name, {path.name: path.read_bytes() for path in kept}
+    bucket, probes = _buckets[server.endpoint]
+    (cache / "stores" / "probes").mkdir(parents=True, exist_ok=True)
+    for name, data in probes.items():
+        (cache / "stores" / "probes" / name).write_bytes(data)
+    return bucket
+
+
+@contextmanager
+def bucket_backend(server: Server, tmp: Path) -> Iterator[Backend]:
+    """A store of its own in the shared bucket."""
+    cache = tmp / "cache"
+    bucket, prefix = shared_bucket(server, cache), secrets.token_hex(6)
+    address = f"{server.endpoint}/{bucket}/{prefix}/"
+    folder = cache / "stores" / hashlib.sha256(address.encode()).hexdigest()[:24]
+    with environment({**credentials(server.endpoint), "MIRAGE_CACHE": str(cache)}):
+        yield Backend(f"s3://{bucket}/{prefix}", tmp, folder)
 
 
 def store_at(

@@ -20,10 +20,9 @@ from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store.disk import NO_LINK, sync, told, write_all
+from orchestrator.store.keys import FORMAT, check_key, is_key_part
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
-FORMAT = "mirage-store/1"
-_KEY_PART = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _EMPTY = of_bytes(b"")
 # What a dead process left under `staging/` goes after this many seconds; a living one is never that slow.
 _STALE = 7 * 24 * 3600.0
@@ -357,7 +356,7 @@ class FolderStore:
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 for item in items:
-                    if not _is_key_part(item.name):
+                    if not is_key_part(item.name):
                         continue
                     inner = f"{key}/{item.name}"
                     if item.is_dir(follow_symlinks=False):
@@ -386,16 +385,6 @@ class FolderStore:
                 os.mkdir(folder)
             sync(above or ".")
         self._known_folders.add(folder)
-
-
-def check_key(key: str) -> None:
-    """Raise StoreError for what is not an object's key, whoever says it."""
-    if not all(map(_is_key_part, key.split("/"))):
-        raise StoreError(f"not a key: {key[:200]!r}")
-
-
-def _is_key_part(part: str) -> bool:
-    return bool(part) and part[0] != "." and len(part) <= 255 and _KEY_PART.issuperset(part)
 
 
 def _read(source: BinaryIO, path: Path) -> bytes:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import StoreError
@@ -25,7 +26,7 @@ class Owed:
         self._folder = folder
         self._lock = threading.Lock()
         self._digests: dict[Digest, None] = {}
-        self._descriptor = -1
+        self._file: IO[bytes] | None = None
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._digests
@@ -41,8 +42,9 @@ class Owed:
             new = [digest for digest in dict.fromkeys(digests) if digest not in self._digests]
             if new:
                 with told(f"write to {self._folder}"):
-                    write_all(self._file(), "".join(f"{digest}\n" for digest in new).encode())
-                    os.fdatasync(self._descriptor)
+                    descriptor = self._opened().fileno()
+                    write_all(descriptor, "".join(f"{digest}\n" for digest in new).encode())
+                    os.fdatasync(descriptor)
                 self._digests.update(dict.fromkeys(new))
 
     def settle(self, digests: Iterable[Digest]) -> None:
@@ -50,9 +52,9 @@ class Owed:
         with self._lock:
             for digest in digests:
                 self._digests.pop(digest, None)
-            if not self._digests and self._descriptor >= 0:
+            if not self._digests and self._file is not None:
                 with told(f"write to {self._folder}"):
-                    os.ftruncate(self._descriptor, 0)
+                    os.ftruncate(self._file.fileno(), 0)
 
     def adopt(self) -> None:
         """Take over what dead processes owed. Raises StoreError."""
@@ -70,27 +72,25 @@ class Owed:
                     self.add(_digests(left.read()))
                     path.unlink()
 
-    def _file(self) -> int:
-        """Our own file, made with the first digest; nobody adopts it before it is locked."""
-        while self._descriptor < 0:
+    def _opened(self) -> IO[bytes]:
+        """Our own file, made with the first digest; an object, so that it is closed with its owner."""
+        while self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-            descriptor = os.open(
-                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
-            )
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.fstat(descriptor).st_nlink:
-                self._descriptor = descriptor
+            made = path.open("xb", buffering=0)
+            fcntl.flock(made, fcntl.LOCK_EX)
+            if os.fstat(made.fileno()).st_nlink:
+                self._file = made
             else:
-                os.close(descriptor)  # adopted, empty, in the moment before it was locked
-        return self._descriptor
+                made.close()  # adopted, empty, in the moment before it was locked
+        return self._file
 
     def close(self) -> None:
         """Give up the file: what it still names is for the next process."""
         with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
 
 def _digests(data: bytes) -> Iterable[Digest]:

@@ -30,7 +30,8 @@ from orchestrator.store.bucket.transfer import (
     in_parallel,
     ranges,
 )
-from orchestrator.store.folder import FORMAT, FolderStore, check_key
+from orchestrator.store.folder import FolderStore
+from orchestrator.store.keys import FORMAT, check_key
 from orchestrator.store.owed import Owed
 from orchestrator.store.staging import FolderIntake, Writer
 
@@ -99,7 +100,7 @@ class S3Store:
     def promises(self) -> Promises:
         """What the bucket was found to promise; asked before the first write. Raises StoreError where too little."""
         if self._promises is None:
-            found = promises_of(self.bucket, self._side / "probe.json")
+            found = promises_of(self.bucket, self.folder.parent / "probes")
             if found.problem is not None:
                 raise StoreError(
                     f"no store can be kept in {self.location}: its server {found.problem}",

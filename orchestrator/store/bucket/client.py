@@ -46,6 +46,11 @@ class Bucket:
         self._wire = Wire(self._account)
 
     @property
+    def server(self) -> str:
+        """The address of the bucket alone."""
+        return str(self._account.base_url)
+
+    @property
     def address(self) -> str:
         """Where it is, settings of every origin included: equal for the same bucket and prefix, and only then."""
         return f"{self._account.base_url}{self.place.prefix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from orchestrator.store.bucket.client import CONDITIONS, Bucket, proof, quietly
 from orchestrator.store.bucket.failures import BucketError, garbled
 
 _SCHEMA = "mirage-probe/1"
-_WRITERS, _ROUNDS = 8, 5
+_WRITERS, _ROUNDS = 8, 3  # some servers wait for seconds where many ask at once
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,18 @@ class Promises:
 
 
 def promises_of(bucket: Bucket, kept: Path) -> Promises:
-    """The findings for a bucket, from the file ``kept`` where it was probed before. Raises StoreError."""
+    """The findings for a bucket, from a file in ``kept`` where this machine probed it before. Raises StoreError."""
+    path = kept / (hashlib.sha256(bucket.server.encode()).hexdigest()[:24] + ".json")
     with suppress(OSError, ValueError, TypeError, KeyError):
-        item = json.loads(kept.read_text())
-        if item.pop("schema") == _SCHEMA and item.pop("address") == bucket.address:
+        item = json.loads(path.read_text())
+        if item.pop("schema") == _SCHEMA and item.pop("bucket") == bucket.server:
             return Promises(**item)
     found = probe(bucket)
     if found.problem is None:  # what is refused is looked at again: it may have been mended
-        new = kept.with_name(f"{kept.name}.{os.getpid()}-{secrets.token_hex(4)}")
-        new.write_text(json.dumps({"schema": _SCHEMA, "address": bucket.address, **asdict(found)}, indent=1))
-        new.replace(kept)
+        kept.mkdir(parents=True, exist_ok=True)
+        new = kept / f".{os.getpid()}-{secrets.token_hex(4)}"
+        new.write_text(json.dumps({"schema": _SCHEMA, "bucket": bucket.server, **asdict(found)}, indent=1))
+        new.replace(path)
     return found
 
 
