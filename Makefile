@@ -16,7 +16,7 @@ demo: venv tools  ## run the example: data, two experiments, and which was best
 	@$(ENGINE) exec -- $(IN_VENV) bash examples/digits/demo.sh
 
 test: lint test-tools  ## lint, then all tests, against a real engine
-	@$(ENGINE) exec -- $(IN_VENV) pytest
+	@$(ENGINE) exec -- $(IN_VENV) pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: venv  ## ruff and mypy
 	@$(IN_VENV) ruff check --quiet .
@@ -27,6 +27,7 @@ engine:  ## make sure that a container engine runs, and leave it running
 	@$(ENGINE) up
 
 stress: venv test-tools  ## the slow and violent tests
+	@$(IN_VENV) uv pip install --quiet --python .venv/bin/python 'atheris>=3,<4'
 	@$(ENGINE) exec -- $(IN_VENV) pytest -m stress tests/stress
 
 bench: venv test-tools  ## the measurements behind the figures in docs
@@ -43,4 +44,5 @@ tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap
 
 test-tools:
-	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz strace
+	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime openssh-client openssl \
+		skopeo strace chromium

@@ -45,7 +45,9 @@ class OutboxSession:
         entry = entries.get(id) or next((e for e in entries.values() if e["id"] == id), None)
         if entry is None:
             raise not_an_input(id, tuple(entries), self.config_path)
-        return {**entry, "path": os.path.join(self._root, "in", entry["path"])}
+        path = os.path.join(self._root, "in", entry["path"])
+        sys.audit("mirage.input", path)  # whoever reads it, this workflow asked for it: see startup.py
+        return {**entry, "path": path}
 
     def new_payload(self) -> tuple[int, str]:
         """Claim the next free number by mkdir, which only one process can win."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TypeAlias
 
-import rfc8785
-
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ConfigError
 
@@ -19,6 +17,8 @@ def encode(value: Json) -> bytes:
     Raises ConfigError for what JSON cannot hold exactly: NaN, infinities, integers beyond 2^53, half a
     surrogate pair (RFC 8785 sections 3.2.2.2 and 3.2.2.3, RFC 7493 sections 2.1 and 2.2).
     """
+    import rfc8785  # what only reads does without it
+
     try:
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
@@ -34,12 +34,15 @@ def digest(value: Json) -> Digest:
 
 
 def decode(data: bytes | str) -> Json:
-    """Parse JSON; raises ValueError as json.loads does.
+    """Parse JSON; raises ValueError as json.loads does, also for what is nested too deep for it.
 
     A number beyond the exact integers is a float, since only a float was ever written that way (`1e17` becomes
     `100000000000000000`); so what was read can be written again.
     """
-    result: Json = json.loads(data, parse_int=_number)
+    try:
+        result: Json = json.loads(data, parse_int=_number)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     return result
 
 

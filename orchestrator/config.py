@@ -18,6 +18,7 @@ from orchestrator import yamlcore
 from orchestrator.canonical import Json, encode
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ArtifactError, ConfigError, did_you_mean
+from orchestrator.project_folder import PROJECT_FILE, find_project
 from orchestrator.reference import KINDS, parse_artifact
 from orchestrator.settings import (
     BuildSettings,
@@ -32,6 +33,7 @@ from orchestrator.yamlcore import MAX_BYTES, Document
 from orchestrator.yamlschema import MAX_INTEGER
 
 __all__ = [
+    "PROJECT_FILE",
     "BuildSettings",
     "Config",
     "EnvironmentSettings",
@@ -44,7 +46,6 @@ __all__ = [
     "load_project",
 ]
 
-PROJECT_FILE = ".mirage/project.yaml"
 _BLOCK = "mirage"
 _EXAMPLE = 'a config is a mapping such as `training: {lr: 1e-3}` or `data: {train: "dataset:digits:v1"}`'
 
@@ -85,18 +86,6 @@ class Config:
     def values(self) -> dict[str, Any]:
         """The resolved values, a fresh copy."""
         return cast("dict[str, Any]", _decode(self.canonical))
-
-
-def find_project(start: Path) -> Path:
-    """The nearest folder with `.mirage/project.yaml`, from ``start`` upwards. Raises ConfigError."""
-    place = start.resolve()
-    for folder in (place, *place.parents):
-        if (folder / PROJECT_FILE).is_file():
-            return folder
-    raise ConfigError(
-        f"no project here: neither {place} nor a folder above it has {PROJECT_FILE}",
-        hint="`mirage init` makes a project, or change into one",
-    )
 
 
 def load_project(folder: Path) -> Project:

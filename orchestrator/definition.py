@@ -6,8 +6,9 @@ Owns the environment that every run gets. Opens and changes nothing.
 from __future__ import annotations
 
 import time
+from typing import Any, cast
 
-from orchestrator import provenance
+from orchestrator import fences, provenance
 from orchestrator.canonical import Json, encode
 from orchestrator.config import Config
 from orchestrator.plan import Plan
@@ -40,6 +41,8 @@ def spec_of(run_id: str, request: Request, prepared: Prepared) -> RunSpec:
         cpus=settings.run.cpus,
         gpus=settings.run.gpus,
         shm_size=settings.run.shm_size,
+        pids=settings.run.pids,
+        runtime=settings.run.runtime,
     )
 
 
@@ -51,6 +54,7 @@ def fixed_env(config: Config, prepared: Prepared) -> dict[str, str]:
         "HOME": "/mirage/tmp",
         "LC_ALL": "C.UTF-8",
         "LOGNAME": "mirage",
+        "MIRAGE_AUDIT": "1" if config.settings.run.audit else "0",
         "MIRAGE_CONFIG": config.path,
         "MIRAGE_SEED": seed,
         "MPLCONFIGDIR": "/mirage/tmp/matplotlib",
@@ -67,6 +71,7 @@ def fixed_env(config: Config, prepared: Prepared) -> dict[str, str]:
 
 def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Executor, store: str) -> Plan:
     """What whoever seals the run's record needs to know of it, this process or a later one."""
+    definition = cast("dict[str, Any]", _definition(request, prepared, executor.sandbox(spec)))
     return Plan(
         run_id=spec.run_id,
         store=store,
@@ -75,9 +80,11 @@ def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Execu
         timeout=request.config.settings.run.timeout,
         grace=GRACE,
         installed=prepared.environment.installed,
-        definition_json=encode(_definition(request, prepared, executor.sandbox(spec))).decode(),
+        definition_json=encode(definition).decode(),
         builder_json=encode(provenance.builder(executor.id, executor.info())).decode(),
-        summary_json=encode(_summary(request, prepared)).decode(),
+        summary_json=encode(
+            {**_summary(request, prepared), "fences": [*fences.changed(definition)]}
+        ).decode(),
     )
 
 
@@ -152,6 +159,10 @@ def _definition(request: Request, prepared: Prepared, sandbox: Sandbox) -> Json:
             "secretNames": [*settings.run.secrets],
             "gpus": [*settings.run.gpus],
             "inputs": [*config.inputs],
+            "tolerance": {
+                pattern: {"rtol": each.rtol, "atol": each.atol, "ignore": [*each.ignore]}
+                for pattern, each in settings.tolerance
+            },
         },
         "internalParameters": {
             "runKey": prepared.run_key.digest,
@@ -172,7 +183,7 @@ def _definition(request: Request, prepared: Prepared, sandbox: Sandbox) -> Json:
     }
 
 
-def _summary(request: Request, prepared: Prepared) -> Json:
+def _summary(request: Request, prepared: Prepared) -> dict[str, Json]:
     """What `--json` says of a run besides its result (design section 5)."""
     image, taken = prepared.image, prepared.snapshot
     return {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -106,7 +105,7 @@ def begin(folders: RunFolders, run_id: RunId, plan: bytes) -> Journal:
             for parent in (folders.runs, folders.open):
                 _make_durably(parent)
             folder.mkdir()
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            undo.callback(_remove, folder)
             lock = undo.enter_context(_locked(folder))
             write_durably(folder / "plan.json", plan)
             undo.callback((folders.open / run_id).unlink, missing_ok=True)
@@ -145,7 +144,7 @@ def take_over(folders: RunFolders, run_id: RunId) -> Journal:
 
 def forget(folders: RunFolders, run_id: RunId) -> None:
     """Remove what a process left that died before it had begun a run."""
-    shutil.rmtree(folders.of(run_id), ignore_errors=True)
+    _remove(folders.of(run_id))
     (folders.open / run_id).unlink(missing_ok=True)
 
 
@@ -170,7 +169,7 @@ def read(folders: RunFolders, run_id: RunId) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
         try:
             item = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(item, dict):
             yield item
@@ -218,3 +217,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    import shutil  # with its five compressions: a question that only lists runs does without
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -6,28 +6,31 @@ record; a process that dies in the middle is replaced by recover.py, which enter
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from orchestrator import canonical, provenance
+from orchestrator import canonical, logtimes, provenance
+from orchestrator.artifacts import audit
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import Version, load
 from orchestrator.artifacts.withheld import WithheldOutbox
 from orchestrator.digest import Digest, of_bytes, of_file
+from orchestrator.ends import End, classify
 from orchestrator.errors import EngineError, Interrupted, StoreError
 from orchestrator.hardware import describe
+from orchestrator.interrupts import Interrupts
 from orchestrator.journal import Journal, RunFolders, read
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
 from orchestrator.ports import Ended, Executor, Reporter, Store
 from orchestrator.provenance import Byproduct, Result, ResultOutput
 from orchestrator.reference import RunId, parse_artifact
+from orchestrator.trust.chain import Link
+from orchestrator.trust.notary import Notary
 
 # How often the outbox is looked at, in seconds.
 POLL = 0.02
@@ -36,31 +39,10 @@ STORE_RETRY = 2.0
 STORE_PATIENCE = 60.0
 # Seconds without a new byte after which the log of an ended container is taken as complete.
 LOG_PATIENCE = 10.0
+# Seconds between two signs of life that the engine is asked for; where it gives none, a line says so.
+HEARTBEAT = 30.0
 # Seconds beyond its grace after which a container that was asked to end is killed, and killed again.
 STOP_PATIENCE = 10.0
-
-
-class Interrupts:
-    """Counts Ctrl-C and SIGTERM while it is entered; the first asks, the second insists, the third leaves."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.event = threading.Event()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                self._before[number] = signal.signal(number, self._seen)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _seen(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.event.set()
 
 
 def open_outbox(
@@ -86,18 +68,6 @@ def open_outbox(
     return Outbox(place, store, run_id, reporter, published=published, before=before)
 
 
-@dataclass(frozen=True)
-class End:
-    """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did.
-
-    ``trouble`` is what kept the workflow from being started, where that was not the user.
-    """
-
-    ended: Ended | None
-    stopped: str | None  # "interrupt" | "timeout" | "cancel" | "never-started"
-    trouble: str | None = None
-
-
 class Follower:
     """Follows one container to its end: log, outbox, interrupts, timeout."""
 
@@ -109,6 +79,7 @@ class Follower:
         outbox: Outbox,
         spool: LogSpool,
         reporter: Reporter,
+        cancelled: Callable[[], str | None],
     ) -> None:
         self._executor = executor
         self._handle = handle
@@ -116,10 +87,12 @@ class Follower:
         self._outbox = outbox
         self._spool = spool
         self._reporter = reporter
+        self._cancelled = cancelled
         self._done = threading.Event()
         self._ended: Ended | None = None
         self._trouble: Exception | None = None
         self._stopped: str | None = None
+        self._by: str | None = None
         self._killed = False
         self._store_trouble_since: float | None = None
         self._stop_due = 0.0
@@ -132,19 +105,22 @@ class Follower:
         timeout: float | None,
         grace: float,
         stopped: str | None = None,
+        by: str | None = None,
     ) -> End:
         """Block until the container has ended and all its output is kept.
 
-        ``stopped`` is what an earlier follower had already asked for. Raises EngineError where the engine
-        does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
+        ``stopped`` and ``by`` are what an earlier follower had already asked for, and for whom. Raises EngineError
+        where the engine does not come back, Interrupted at the third interrupt; the container is then left for `recover`.
         """
         started = time.monotonic()
         reader = threading.Thread(target=self._read, args=(output,), daemon=True)
         waiter = threading.Thread(target=self._wait, daemon=True)
         taker = threading.Thread(target=self._take_outputs, daemon=True)
-        for thread in (reader, waiter, taker):
+        watcher = threading.Thread(target=self._watch, daemon=True)
+        for thread in (reader, waiter, taker, watcher):
             thread.start()
         if stopped is not None:
+            self._by = by
             self._cancel(stopped, grace)  # whoever asked for it may have died before the engine heard of it
         while not self._done.wait(POLL) or taker.is_alive():
             if self._done.is_set():
@@ -152,7 +128,9 @@ class Follower:
             elif self._trouble is not None:
                 raise self._trouble
             if interrupts.count and self._stopped is None:
-                self._stop("interrupt", grace, "stopping the workflow (once more: kill it now)")
+                self._stop(
+                    "interrupt", grace, "stopping the workflow (once more: kill it now)", interrupts.by
+                )
             elif interrupts.count == 2 and not self._killed:
                 self._killed = True
                 self._journal.write("kill")
@@ -162,6 +140,8 @@ class Follower:
                 raise Interrupted(
                     "left while the container was being stopped", hint="`mirage recover` seals its record"
                 )
+            if self._stopped is None and (who := self._cancelled()) is not None:
+                self._stop("cancel", grace, f"cancelled by {who}: stopping the workflow", who)
             if timeout is not None and self._stopped is None and time.monotonic() - started > timeout:
                 self._stop("timeout", grace, f"the workflow ran longer than {timeout:g} s: stopping it")
             if self._stopped is not None and time.monotonic() > self._stop_due and not self._done.is_set():
@@ -172,7 +152,10 @@ class Follower:
         self._drain(reader)
         if self._trouble is not None:
             raise self._trouble
-        return End(self._ended, self._stopped)
+        if self._stopped is None and self._ended is not None and self._ended.exit_code:
+            self._by = self._cancelled()  # whoever cancelled it had to kill it past us
+            self._stopped = "cancel" if self._by is not None else None
+        return End(self._ended, self._stopped, by=self._by)
 
     def _drain(self, reader: threading.Thread) -> None:
         """Wait for the rest of the log, however long it is, as long as it keeps coming."""
@@ -184,8 +167,9 @@ class Follower:
         if reader.is_alive():
             self._reporter.warn("the engine stopped sending the log before its end: the rest is not kept")
 
-    def _stop(self, why: str, grace: float, message: str) -> None:
-        self._journal.write("stop", why=why)
+    def _stop(self, why: str, grace: float, message: str, by: str | None = None) -> None:
+        self._by = by
+        self._journal.write("stop", why=why, by=by)
         self._reporter.warn(message)
         self._cancel(why, grace)
 
@@ -206,7 +190,7 @@ class Follower:
     def _read(self, output: Iterator[tuple[str, bytes]]) -> None:
         try:
             for stream, data in output:
-                self._spool.write(data)
+                self._spool.write(data, stream)
                 self._reporter.log(stream, data)
         except EngineError as error:
             self._reporter.warn(f"the log broke off: {error.message}")
@@ -218,6 +202,22 @@ class Follower:
             self._trouble = error
         finally:
             self._done.set()
+
+    def _watch(self) -> None:
+        """Say it where the engine hangs or is away; the run goes on, and so do we."""
+        silent_since = None
+        while not self._done.wait(HEARTBEAT):
+            asked = time.monotonic()
+            try:
+                self._executor.ping()
+            except EngineError:
+                silent_since = silent_since or asked
+                seconds = time.monotonic() - silent_since
+                self._reporter.warn(f"the engine has not answered for {seconds:.0f} s; waiting for it")
+                continue
+            if silent_since is not None:
+                self._reporter.note("the engine answers again")
+                silent_since = None
 
     def _take_outputs(self) -> None:
         """Take what is ready, until the container has ended: apart, since a large output takes its time."""
@@ -246,40 +246,6 @@ class Follower:
         return False
 
 
-def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
-    """(status, exit code, signal, reason) of a run, from what the engine says and what we asked for."""
-    if end.trouble is not None:
-        return "failed", None, None, end.trouble
-    if end.stopped == "never-started":
-        return "interrupted", None, None, "mirage-run died before it started the workflow"
-    if end.ended is None:
-        return "lost", None, None, "the container is gone: the engine or the machine lost it"
-    code = end.ended.exit_code
-    name = _signal_name(code)
-    if end.stopped == "interrupt":
-        return "interrupted", code, name, "interrupted by the user"
-    if end.stopped == "cancel":
-        return "interrupted", code, name, "cancelled"
-    if end.stopped == "timeout":
-        return "failed", code, name, "timeout"
-    if code == 0:
-        return "succeeded", 0, None, "a child process ran out of memory" if end.ended.oom_killed else None
-    if end.ended.oom_killed:
-        return "failed", code, name, "out of memory"
-    if end.ended.error:
-        return "failed", code, name, f"the engine could not run it: {end.ended.error}"
-    return "failed", code, name, f"killed by {name}" if name else f"exit code {code}"
-
-
-def _signal_name(code: int | None) -> str | None:
-    if code is None or code <= 128:
-        return None
-    try:
-        return signal.Signals(code - 128).name
-    except ValueError:
-        return None
-
-
 @dataclass(frozen=True)
 class Sealed:
     """A finished run: its result and the digest of its record."""
@@ -298,6 +264,7 @@ def seal(
     log: Path,
     journal: Journal,
     reporter: Reporter,
+    notary: Notary,
     recovered: bool,
 ) -> Sealed:
     """Take what is left, write run.json and the record. The record exists once, whoever seals it.
@@ -318,6 +285,9 @@ def seal(
     events = outbox.events()
     if events is not None:
         byproducts.append(Byproduct("events.jsonl", events))
+    noted, audited = audit.take(outbox, store, plan.definition())
+    if noted is not None:
+        byproducts.append(Byproduct("audit.jsonl", noted))
     byproducts.append(Byproduct("environment.json", plan.installed))
     status, code, name, reason = classify(end)
     finished = time.time()
@@ -343,20 +313,30 @@ def seal(
         ),
         metrics=tuple(sorted(metrics.items())),
         byproducts=tuple(byproducts),
-        unpublished=tuple(o.problem for o in outbox.outputs if o.problem is not None),
+        unpublished=outbox.refused(),
         recovered=recovered,
+        audit_json=audited,
     )
     run_json = store.put(result.run_json(plan.run_id))
-    record = provenance.statement(
-        plan.run_id, plan.definition(), plan.builder(), describe(), result, run_json
-    )
-    key = provenance.record_key(plan.run_id)
-    # As a blob too: `mirage verify` tells by it whether the record was changed.
-    journal.write("record", digest=store.put(record))
-    if not store.create(key, record):
+    key, hardware = provenance.record_key(plan.run_id), describe()
+    told: set[Digest] = set()
+
+    def statement(link: Link) -> bytes:
+        return provenance.statement(
+            plan.run_id, plan.definition(), plan.builder(), hardware, result, run_json, link.to_json()
+        )
+
+    def before(link: Link, digest: Digest) -> None:
+        told.add(digest)
+        journal.write("record", digest=digest, seq=link.seq)
+
+    record = notary.seal(key, statement, before)
+    if of_bytes(record) not in told:
         # an earlier follower sealed it and died before it could say so
-        record = store.read(key) or b""
-        if canonical.decode(record)["predicate"]["buildDefinition"] != plan.definition():  # type: ignore[index, call-overload]
+        from orchestrator.trust.dsse import payload_of
+
+        found = canonical.decode(payload_of(record))
+        if found["predicate"]["buildDefinition"] != plan.definition():  # type: ignore[index, call-overload]
             raise StoreError(
                 f"the store {store.location} has the record of another run under the id {plan.run_id}",
                 hint="two machines drew one id in the same moment: run it again; its outputs are in the store",
@@ -369,8 +349,16 @@ def _log_byproduct(store: Store, spool: LogSpool | None, log: Path) -> Iterator[
     if spool is not None:
         spool.close()
         dropped = spool.dropped
-    if log.exists() and log.stat().st_size:
-        with log.open("rb") as source:
-            digest = of_file(source)
-        store.put_file(log, digest=digest, link=False)
+    if log.exists() and (log.stat().st_size or dropped):  # a log of which all was lost is told as well
+        digest = _kept(store, log)
         yield Byproduct("log", digest, (("bytes", log.stat().st_size), ("droppedBytes", dropped)))
+        times = logtimes.beside(log)
+        if times.exists():
+            yield Byproduct("log.times", _kept(store, times))
+
+
+def _kept(store: Store, path: Path) -> Digest:
+    with path.open("rb") as source:
+        digest = of_file(source)
+    store.put_file(path, digest=digest, link=False)
+    return digest

@@ -1,7 +1,6 @@
 """The seams: Store, Engine, Executor, Reporter. Each says its contract, failure included; no code.
 
-No host path crosses the executor seam: it speaks in digests, descriptors and streams, so that a remote
-engine or a cluster fits behind it.
+No host path crosses the executor seam: it speaks in digests and streams, so that a cluster fits behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,14 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from orchestrator.digest import Digest
-from orchestrator.errors import EngineError
+from orchestrator.engine_values import (
+    BuildSpec,
+    ContainerSpec,
+    ContainerState,
+    EngineInfo,
+    LoadedImage,
+    Pairs,
+)
 
 
 class BlobWriter(Protocol):
@@ -40,8 +46,8 @@ class Intake(Protocol):
 class Store(Protocol):
     """Two primitives, on every backend: blobs named by digest, and objects created at most once.
 
-    Everything else (artifact versions, aliases, records, keys) is built from these two. Whatever is
-    read back is verified by the reader. All calls raise StoreError and leave the store readable.
+    Artifact versions, aliases, records and keys are built from these. What is read back is verified by the reader.
+    All calls raise StoreError and leave the store readable.
     """
 
     @property
@@ -80,118 +86,6 @@ class Store(Protocol):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix (which ends with ``/``), in bytewise order."""
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What an engine says of itself."""
-
-    name: str
-    version: str
-    api_version: str
-    image_store: str  # "containerd" (ids are manifest digests) or "classic" (ids are config digests)
-    os: str
-    architecture: str
-    kernel: str
-    runc: str
-    rootless: bool
-    userns: bool
-    cgroup_version: str
-    limits_enforced: bool
-    storage_driver: str
-    cpus: int
-    memory: int
-    id: str = ""  # the engine's own, kept with its data; podman has none
-
-
-@dataclass(frozen=True)
-class LoadedImage:
-    """An image as the engine has it."""
-
-    id: str
-    architecture: str
-    os: str
-    diff_ids: tuple[str, ...]
-    repo_digests: tuple[str, ...]
-    env: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A bind mount of the engine's host, named by the local executor only."""
-
-    source: str
-    target: str
-    read_only: bool
-
-
-@dataclass(frozen=True)
-class Tmpfs:
-    """A file system in memory inside the container."""
-
-    target: str
-    options: str
-
-
-@dataclass(frozen=True)
-class ContainerSpec:
-    """Everything about one container; the defaults are the hardened ones (design section 9)."""
-
-    image: str
-    argv: tuple[str, ...]
-    name: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
-    user: str = ""
-    working_dir: str = ""
-    network: str = "none"
-    read_only: bool = True
-    drop_capabilities: bool = True
-    init: bool = True
-    pids: int = 4096
-    shm_size: int = 1 << 30
-    memory: int | None = None
-    cpus: float | None = None
-    gpus: tuple[str, ...] = ()
-    mounts: tuple[Mount, ...] = ()
-    volumes: tuple[tuple[str, str], ...] = ()
-    tmpfs: tuple[Tmpfs, ...] = ()
-
-
-@dataclass(frozen=True)
-class ContainerState:
-    """What the engine says of a container; ``status`` as Docker has it (created, running, exited...)."""
-
-    id: str
-    status: str
-    exit_code: int | None
-    oom_killed: bool
-    error: str
-    started_at: str
-    finished_at: str
-    labels: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class BuildSpec:
-    """A Dockerfile's build: ``dockerfile`` is its path in the context (a tar), ``network`` None the engine's own."""
-
-    dockerfile: str
-    arguments: tuple[tuple[str, str], ...] = ()
-    network: str | None = None
-    platform: str | None = None
-    fresh: bool = False
-
-
-class BuildFailed(EngineError):
-    """A step of a Dockerfile failed: which one (from 1; None before the first), and the build's last lines."""
-
-    def __init__(self, reason: str, *, step: int | None, output: str) -> None:
-        where = "the build" if step is None else f"step {step} of the build"
-        super().__init__(f"{where} failed: {reason}" + (f"\n{output}" if output else ""))
-        self.reason = reason
-        self.step = step
-        self.output = output
 
 
 class Engine(Protocol):
@@ -236,11 +130,22 @@ class Engine(Protocol):
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
         """Follow a created container's output to its end as ("stdout" | "stderr", bytes); call before ``start``."""
 
-    def logs(self, container: str, *, follow: bool) -> Iterator[bytes]:
-        """All output that the engine kept so far; ``follow``: and what comes while the container runs."""
+    def logs(
+        self, container: str, *, follow: bool, since: float | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        """All output that the engine kept so far, as ``attach`` gives it; ``follow``: and what comes while it runs.
 
-    def wait(self, container: str) -> None:
-        """Return when the container is no longer running, or when the connection broke: inspect then."""
+        ``since``: only what came from that time on (seconds since the epoch).
+        """
+
+    def wait(self, container: str) -> bool:
+        """True when the container is no longer running, False when the connection broke: inspect, whichever it is."""
+
+    def ping(self) -> None:
+        """Raise EngineError unless the engine takes a new connection and answers within seconds."""
+
+    def listening_since(self) -> float | None:
+        """When it began to listen (seconds since the epoch), or None where that cannot be told."""
 
     def inspect(self, container: str) -> ContainerState | None:
         """The state, or None where there is no such container."""
@@ -258,7 +163,7 @@ class Engine(Protocol):
         """The containers that carry the label ``name`` or ``name=value``."""
 
     def run_in(
-        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+        self, container: str, argv: tuple[str, ...], env: Pairs, reporter: Reporter, user: str = "0:0"
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes to ``reporter``; gives code and output."""
 
@@ -302,6 +207,8 @@ class RunSpec:
     cpus: float | None
     gpus: tuple[str, ...]
     shm_size: int
+    pids: int = 4096
+    runtime: str | None = None  # the engine's name of an OCI runtime, such as runsc; None: its default
 
 
 @dataclass(frozen=True)
@@ -320,6 +227,7 @@ class Sandbox:
     seccomp: str
     init: bool
     limits_enforced: bool
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)
@@ -353,13 +261,19 @@ class Executor(Protocol):
         """Start it."""
 
     def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
-        """Its output to its end; called before ``start``, so that nothing is missed."""
+        """Its output to its end, through broken connections; called before ``start``, so that nothing is missed."""
 
     def replay(self, handle: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
         """The output that was kept so far, for a follower that was not there from the start."""
 
     def wait(self, handle: str) -> Ended | None:
-        """Block until it has ended, through broken connections; None where the container is gone."""
+        """Block until it has ended, through broken connections; None where the container is gone.
+
+        One that the engine's own restart ended has the error ``daemon_restart``, whatever its exit code says.
+        """
+
+    def ping(self) -> None:
+        """Raise EngineError unless what runs it answers."""
 
     def state(self, handle: str) -> ContainerState | None:
         """Its state now, or None where it is gone."""

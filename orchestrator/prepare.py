@@ -20,6 +20,7 @@ from orchestrator.image.assemble import RunImage
 from orchestrator.image.base import Base, Bases
 from orchestrator.image.environment import Environment
 from orchestrator.image.library import Library
+from orchestrator.image.variation import USUAL, Manner
 from orchestrator.journal import RunFolders
 from orchestrator.key import Key, run_key
 from orchestrator.locks.committed import of_snapshot
@@ -28,6 +29,7 @@ from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
 from orchestrator.source import snapshot
 from orchestrator.source.content import read_blob
 from orchestrator.source.snapshot import Snapshot
+from orchestrator.trust.notary import Notary
 
 if TYPE_CHECKING:
     from orchestrator.image.handover import Handover
@@ -44,6 +46,8 @@ class Services:
     executor: Executor
     reporter: Reporter
     folders: RunFolders
+    notary: Notary
+    manner: Manner = USUAL
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,18 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
             engine, library, services.project.folder, reporter, handover=hand_over, network=build.network
         )
         base = bases.resolve(settings.base, bases.platform(), fresh=request.no_cache)
+        if locked.loose:
+            from orchestrator.image import resolving
+
+            locked = resolving.provide(
+                locked,
+                base,
+                engine=engine,
+                library=library,
+                handover=hand_over,
+                network=build.network,
+                reporter=reporter,
+            )
     with stages("image"):
         env = environment.provide(
             locked,
@@ -125,13 +141,15 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
             network=build.network,
             reporter=reporter,
             fresh=request.no_cache,
+            manner=services.manner,
         )
         argv = ("python", "-m", settings.workflow, "--config", config.path, *request.extra)
         title = services.project.settings.project if services.project.named else None
         recipe = assemble.Recipe(title, taken, config, locked, base, env)
         image = assemble.provide(recipe, engine, library, reporter, fresh=request.no_cache)
-        for digest in (*image.image.diff_ids, env.installed):
-            library.bank(digest)
+        for digest in image.image.diff_ids:
+            library.bank(digest, "base" if digest in base.image.diff_ids else "layers")
+        library.bank(env.installed)
         for kind, digest in (("base", base.digest), ("env", env.key), ("image", image.key.digest)):
             library.bank_key(kind, digest)
     key = run_key(

@@ -13,8 +13,9 @@ import orchestrator
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of
+from orchestrator.engine_values import EngineInfo
 from orchestrator.image.oci import timestamp
-from orchestrator.ports import EngineInfo, Sandbox
+from orchestrator.ports import Sandbox
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -54,6 +55,7 @@ def builder(executor: str, engine: EngineInfo) -> Json:
             "kernel": engine.kernel,
             "cgroup": engine.cgroup_version,
             "storage": engine.storage_driver,
+            "image-store": engine.image_store,
         },
     }
 
@@ -73,6 +75,7 @@ def sandbox_json(sandbox: Sandbox) -> Json:
         "seccomp": "seccomp",
         "init": "init",
         "limits_enforced": "limitsEnforced",
+        "runtime": "runtime",
     }
     return {words[name]: value for name, value in asdict(sandbox).items()}
 
@@ -94,6 +97,7 @@ class Result:
     byproducts: tuple[Byproduct, ...]
     unpublished: tuple[str, ...]
     recovered: bool
+    audit_json: str | None = None
 
     def run_json(self, run_id: str) -> bytes:
         """The result manifest: subject[0] of the record, so that a failed run has a record too."""
@@ -137,9 +141,15 @@ class Byproduct:
 
 
 def statement(
-    run_id: str, definition: Json, built_by: Json, hardware: Json, result: Result, run_json: Digest
+    run_id: str,
+    definition: Json,
+    built_by: Json,
+    hardware: Json,
+    result: Result,
+    run_json: Digest,
+    chain: dict[str, Json] | None = None,
 ) -> bytes:
-    """The whole Statement as canonical bytes."""
+    """The whole Statement as canonical bytes; ``chain`` is its place in the store's log."""
     subject: list[Json] = [{"name": "run.json", "digest": dict(sha256(run_json))}]
     names: set[str] = set()
     for output in result.outputs:
@@ -155,6 +165,7 @@ def statement(
     byproducts: list[Json] = [
         dependency(item.name, None, sha256(item.digest), dict(item.annotations)) for item in result.byproducts
     ]
+    audited = {} if result.audit_json is None else {"mirage_audit": canonical.decode(result.audit_json)}
     return canonical.encode(
         {
             "_type": STATEMENT_TYPE,
@@ -180,6 +191,8 @@ def statement(
                         "recovered": result.recovered,
                     },
                     "mirage_hardware": hardware,
+                    **({} if chain is None else {"mirage_chain": chain}),
+                    **audited,
                 },
             },
         }

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import cancelling, life, logtimes, plan
 from orchestrator import journal as journals
-from orchestrator import life, plan
 from orchestrator.artifacts.outbox import Outbox
+from orchestrator.digest import parse_digest
+from orchestrator.ends import End
 from orchestrator.errors import Interrupted, MirageError
-from orchestrator.executors.local_docker import ended
+from orchestrator.executors.reconnecting import ended
+from orchestrator.interrupts import Interrupts
 from orchestrator.journal import Busy, Journal, RunFolders
-from orchestrator.life import End, Follower, Interrupts, Sealed
+from orchestrator.life import Follower, Sealed
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
 from orchestrator.ports import Executor, Reporter, Store
 from orchestrator.provenance import record_key
 from orchestrator.reference import RunId
+from orchestrator.trust.notary import Notary
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,16 @@ class Left:
 
     run_id: RunId
     reason: str
+    alive: bool = False
 
 
 class Recovery:
     """Finds and seals the open runs of one project."""
 
-    def __init__(self, executor: Executor, store: Store, folders: RunFolders, reporter: Reporter) -> None:
+    def __init__(
+        self, executor: Executor, store: Store, folders: RunFolders, reporter: Reporter, notary: Notary
+    ) -> None:
+        self._notary = notary
         self._executor = executor
         self._store = store
         self._folders = folders
@@ -58,7 +67,7 @@ class Recovery:
             try:
                 journal = journals.take_over(self._folders, run_id)
             except Busy:
-                found.append(Left(run_id, "alive: another process follows it"))
+                found.append(Left(run_id, "alive: another process follows it", alive=True))
                 continue
             except FileNotFoundError:
                 (self._folders.open / run_id).unlink(missing_ok=True)
@@ -106,7 +115,7 @@ class Recovery:
         if planned.engine != self._executor.info().id:
             return Left(run_id, "its container is on another engine: recover it with that one (DOCKER_HOST)")
         handle = self._executor.find(run_id)
-        if self._store.read(record_key(run_id)) is not None:
+        if self._sealed(run_id, lines):
             # its process died between the record and the journal's last line
             self._executor.cleanup(handle, run_id)
             journal.close()
@@ -124,11 +133,24 @@ class Recovery:
             log=_fuller(folder),
             journal=journal,
             reporter=self._reporter,
+            notary=self._notary,
             recovered=True,
         )
         self._executor.cleanup(handle, run_id)
         journal.close()
         return Recovered(planned, sealed)
+
+    def _sealed(self, run_id: RunId, lines: list[dict[str, Any]]) -> bool:
+        """Whether the record is there, or is now: its entry in the store's log was all that its process came to."""
+        key = record_key(run_id)
+        if self._store.read(key) is not None:
+            return True
+        tried = [
+            (int(line["seq"]), parse_digest(str(line["digest"])))
+            for line in lines
+            if line.get("event") == "record" and "seq" in line
+        ]
+        return self._notary.finish(key, tried) is not None
 
     def _end(
         self,
@@ -141,26 +163,39 @@ class Recovery:
     ) -> End:
         """How the run ended, from the dead process's journal and the engine; waits for it where it goes on."""
         told = {str(line.get("event")): line for line in lines}
+        if told.get("trouble", {}).get("stopped") == "before-start":
+            return End(None, "before-start", by=told["trouble"].get("by"))
         if "trouble" in told:
             return End(None, None, str(told["trouble"].get("message")))
         stopped = str(told["stop"].get("why")) if "stop" in told else None
+        by = told["stop"].get("by") if stopped else None
         state = self._executor.state(handle) if handle is not None else None
         if handle is None or state is None:
             return End(None, None if "start" in told else "never-started")
         if state.status == "created":
             return End(None, "never-started")
         if state.status in ("exited", "dead"):
-            for _, data in self._executor.replay(handle, follow=False):
-                spool.write(data)
-            return End(ended(state), stopped)
+            for stream, data in self._executor.replay(handle, follow=False):
+                spool.write(data, stream)
+            return End(ended(state), stopped, by=by)
         self._reporter.note(f"{planned.run_id} is still running: following it (Ctrl-C stops the workflow)")
         timeout = planned.timeout
         if timeout is not None:
             timeout = max(0.0, timeout - (time.time() - float(told["start"]["time"])))
-        follower = Follower(self._executor, handle, journal, outbox, spool, self._reporter)
+        follower = Follower(
+            self._executor,
+            handle,
+            journal,
+            outbox,
+            spool,
+            self._reporter,
+            lambda: cancelling.asked(self._folders, RunId(planned.run_id)),
+        )
         with Interrupts() as interrupts:
             output = self._executor.replay(handle, follow=True)
-            return follower.follow(output, interrupts, timeout=timeout, grace=planned.grace, stopped=stopped)
+            return follower.follow(
+                output, interrupts, timeout=timeout, grace=planned.grace, stopped=stopped, by=by
+            )
 
 
 def _fuller(folder: Path) -> Path:
@@ -168,9 +203,14 @@ def _fuller(folder: Path) -> Path:
     log, adopted = folder / "log", folder / "log.adopted"
     before = log.stat().st_size if log.exists() else -1
     if adopted.stat().st_size > before:
+        # without its times first: a log with the times of another one would lie
+        logtimes.beside(log).unlink(missing_ok=True)
         adopted.replace(log)
+        with suppress(FileNotFoundError):
+            logtimes.beside(adopted).replace(logtimes.beside(log))
     else:
         adopted.unlink()
+        logtimes.beside(adopted).unlink(missing_ok=True)
     for rest in folder.glob("log.tail-*"):
         rest.unlink(missing_ok=True)
     return log

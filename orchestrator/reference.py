@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from dataclasses import dataclass
 from typing import NewType
@@ -72,7 +72,7 @@ def new_run_id() -> RunId:
     """
     seconds, fraction = divmod(time.time_ns(), 10**9)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
-    return RunId(f"{stamp}-{fraction * 0x10000 // 10**9:04x}{secrets.token_hex(1)}")
+    return RunId(f"{stamp}-{fraction * 0x10000 // 10**9:04x}{os.urandom(1).hex()}")
 
 
 def parse_run_id(text: str) -> RunId:

@@ -6,15 +6,17 @@ Opens nothing itself: the command line hands in store, engine, executor and repo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from orchestrator import definition, life
+from orchestrator import cancelling, canonical, definition, hints, life
 from orchestrator import journal as journals
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
-from orchestrator.errors import EngineError, MirageError
-from orchestrator.life import End, Interrupts, Sealed
+from orchestrator.ends import End
+from orchestrator.errors import EngineError, Interrupted, MirageError
+from orchestrator.interrupts import Interrupts, as_ctrl_c
+from orchestrator.life import Sealed
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
 from orchestrator.ports import RunSpec
@@ -29,18 +31,30 @@ class Finished:
     plan: Plan
     sealed: Sealed
     seconds: tuple[tuple[str, float], ...]
+    hints: tuple[str, ...] = ()
 
 
-def run(request: Request, services: Services) -> Finished:
-    """Do the whole job. A failed workflow is a result, not an error; errors are for what kept it from running."""
+def run(request: Request, services: Services, *, started: Callable[[RunId], None] | None = None) -> Finished:
+    """Do the whole job. A failed workflow is a result, not an error; errors are for what kept it from running.
+
+    ``started`` is told as soon as the workflow runs.
+    """
+    services.notary.ready()
     stages = Stages()
-    prepared = prepare(request, services, stages)
+    try:
+        with as_ctrl_c():
+            prepared = prepare(request, services, stages)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "interrupted before the run began: nothing was run, and there is no record",
+            hint="run it again; what was built so far is kept",
+        ) from error
     run_id = new_run_id()
     services.store.put(request.config.canonical)
     spec = definition.spec_of(run_id, request, prepared)
     plan = definition.plan_of(spec, request, prepared, services.executor, services.store.location)
     services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")
-    return carry_out(run_id, spec, plan, services, stages)
+    return carry_out(run_id, spec, plan, services, stages, started=started)
 
 
 def carry_out(
@@ -51,26 +65,31 @@ def carry_out(
     stages: Stages,
     *,
     withhold: tuple[tuple[str, Digest], ...] | None = None,
+    started: Callable[[RunId], None] | None = None,
 ) -> Finished:
     """From a plan to a sealed record.
 
     ``withhold``: give out no versions, and answer the workflow with these ids, as the run did that is made again.
     """
-    journal = journals.begin(services.folders, run_id, plan.encode())
-    try:
-        if withhold is not None:
-            journal.write("withhold", outputs=[list(pair) for pair in withhold])
-        attempt = _Attempt(run_id, plan, services, journal, stages)
-        with Interrupts() as interrupts, LogSpool(services.folders.of(run_id) / "log") as spool:
-            output = attempt.start(spec)
-            end = attempt.follow(output, interrupts, spool)
-            sealed = attempt.seal(end, spool)
-    finally:
-        journal.release()
+    with Interrupts() as interrupts:
+        journal = journals.begin(services.folders, run_id, plan.encode())
+        try:
+            if withhold is not None:
+                journal.write("withhold", outputs=[list(pair) for pair in withhold])
+            attempt = _Attempt(run_id, plan, services, journal, stages)
+            with LogSpool(services.folders.of(run_id) / "log") as spool:
+                output = attempt.start(spec, interrupts)
+                if started is not None and attempt.failure is None:
+                    started(run_id)
+                end = attempt.follow(output, interrupts, spool)
+                sealed = attempt.seal(end, spool, interrupts)
+        finally:
+            journal.release()
     if attempt.failure is not None:
         services.reporter.note(f"it could not start, and is recorded: mirage show {run_id}")
         raise attempt.failure
-    return Finished(attempt.plan, sealed, stages.seconds())
+    told = hints.of_sealed(attempt.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
+    return Finished(attempt.plan, sealed, stages.seconds(), told)
 
 
 class _Attempt:
@@ -86,11 +105,12 @@ class _Attempt:
         self._journal = journal
         self._stages = stages
         self._handle: str | None = None
+        self._before_start: End | None = None
         self._outbox = life.open_outbox(
             services.executor, services.store, services.folders, journal, run_id, services.reporter
         )
 
-    def start(self, spec: RunSpec) -> Iterator[tuple[str, bytes]]:
+    def start(self, spec: RunSpec, interrupts: Interrupts) -> Iterator[tuple[str, bytes]]:
         """Create the container and start it; gives its output.
 
         What keeps it from starting becomes ``failure``, and gets a record like any other end; where the engine
@@ -100,12 +120,21 @@ class _Attempt:
         try:
             with self._stages("fetch"):
                 journal.write("create")
-                self._handle = executor.submit(spec)
+                with interrupts.leaving_at(1):  # large inputs take their time
+                    self._handle = executor.submit(spec)
             with self._stages("start"):
                 output = executor.follow(self._handle)
                 journal.write("start")
                 executor.start(self._handle)
                 return output
+        except Interrupted as error:
+            self.failure = Interrupted(
+                "interrupted before the workflow started", hint="run it again; inputs that are laid out stay"
+            )
+            self._before_start = End(None, "before-start", by=interrupts.by)
+            self._handle = self._handle or executor.find(self._run_id)
+            journal.write("trouble", message=error.message, stopped="before-start", by=interrupts.by)
+            return iter(())
         except MirageError as error:
             if isinstance(error, EngineError) and self._has_started():
                 raise
@@ -122,6 +151,8 @@ class _Attempt:
 
     def follow(self, output: Iterator[tuple[str, bytes]], interrupts: Interrupts, spool: LogSpool) -> End:
         """Follow it to its end, taking what it saves."""
+        if self._before_start is not None:
+            return self._before_start
         if self.failure is not None or self._handle is None:
             return End(None, None, self.failure.message if self.failure else "no container")
         with self._stages("execute"):
@@ -132,36 +163,51 @@ class _Attempt:
                 self._outbox,
                 spool,
                 self._services.reporter,
+                lambda: cancelling.asked(self._services.folders, self._run_id),
             )
             return follower.follow(output, interrupts, timeout=self.plan.timeout, grace=self.plan.grace)
 
-    def seal(self, end: End, spool: LogSpool) -> Sealed:
-        """Write the record, then remove the container; where the store cannot take it, all stays for recovery."""
-        with self._stages("record"):
-            try:
-                sealed = life.seal(
-                    self.plan,
-                    end,
-                    store=self._services.store,
-                    outbox=self._outbox,
-                    spool=spool,
-                    log=self._services.folders.of(self._run_id) / "log",
-                    journal=self._journal,
-                    reporter=self._services.reporter,
-                    recovered=False,
-                )
-            except MirageError as error:
-                raise (self.failure or error) from error
-            try:
-                self._services.executor.cleanup(self._handle, self._run_id)
-                self._journal.close()
-            except MirageError as error:  # the record is there: this is the next process's to tidy up
-                self._services.reporter.warn(f"{error.message}; `mirage recover` removes what is left")
+    def seal(self, end: End, spool: LogSpool, interrupts: Interrupts) -> Sealed:
+        """Write the record, then remove the container; where the store cannot take it, all stays for recovery.
+
+        Raises Interrupted at the third interrupt, counted from the run's beginning.
+        """
+        try:
+            with self._stages("record"), interrupts.leaving_at(max(3, interrupts.count + 1)):
+                return self._sealed(end, spool)
+        except Interrupted as error:
+            raise Interrupted(
+                f"left while the record of {self._run_id} was being written",
+                hint="`mirage recover` seals it",
+            ) from error
+
+    def _sealed(self, end: End, spool: LogSpool) -> Sealed:
+        try:
+            sealed = life.seal(
+                self.plan,
+                end,
+                store=self._services.store,
+                outbox=self._outbox,
+                spool=spool,
+                log=self._services.folders.of(self._run_id) / "log",
+                journal=self._journal,
+                reporter=self._services.reporter,
+                notary=self._services.notary,
+                recovered=False,
+            )
+        except MirageError as error:
+            raise (self.failure or error) from error
+        try:
+            self._services.executor.cleanup(self._handle, self._run_id)
+            self._journal.close()
+        except MirageError as error:  # the record is there: this is the next process's to tidy up
+            self._services.reporter.warn(f"{error.message}; `mirage recover` removes what is left")
         return sealed
 
 
-def to_json(plan: Plan, sealed: Sealed, seconds: tuple[tuple[str, float], ...]) -> dict[str, Json]:
+def to_json(finished: Finished) -> dict[str, Json]:
     """The object that `mirage-run --json` prints."""
+    plan, sealed = finished.plan, finished.sealed
     result = sealed.result
     return {
         "run_id": plan.run_id,
@@ -173,6 +219,8 @@ def to_json(plan: Plan, sealed: Sealed, seconds: tuple[tuple[str, float], ...]) 
         "outputs": [{"id": o.id, "digest": o.digest, "size": o.size} for o in result.outputs],
         "unpublished": list(result.unpublished),
         "metrics": dict(result.metrics),
-        "timing": dict(seconds),
+        "audit": None if result.audit_json is None else canonical.decode(result.audit_json),
+        "hints": [*finished.hints],
+        "timing": dict(finished.seconds),
         "record": sealed.record,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from orchestrator.canonical import Json, encode
@@ -27,6 +27,14 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9:/_-]*")
 LEAST_MEMORY = 6 << 20  # Docker refuses less ("Minimum memory limit allowed is 6MB")
+
+
+class Slack(NamedTuple):
+    """A setting of `tolerance:`; how far the numbers of an output may lie apart, and what is not looked at."""
+
+    rtol: float = 0.0
+    atol: float = 0.0
+    ignore: tuple[str, ...] = ()
 
 
 class Unfit(Exception):
@@ -48,6 +56,21 @@ def one_of(*words: str) -> Reader:
             near = did_you_mean(value, list(words)) if isinstance(value, str) else None
             raise Unfit(" or ".join(words), hint=near)
         return value
+
+    return read
+
+
+def some_of(*words: str) -> Reader:
+    """A list of some of these words, sorted, each once; it may be empty."""
+
+    def read(value: Json) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise Unfit(f"a list of some of {', '.join(words)}")
+        for number, item in enumerate(value):
+            if item not in words:
+                near = did_you_mean(item, list(words)) if isinstance(item, str) else None
+                raise Unfit(" or ".join(words), hint=near, at=(number,))
+        return tuple(sorted({str(item) for item in value}))
 
     return read
 
@@ -111,6 +134,13 @@ def module(value: Json) -> str:
         if isinstance(value, str) and value.endswith(".py"):
             hint = f"write it as {value.removesuffix('.py').replace('/', '.')}"
         raise Unfit("a Python module such as workflows.training_pipeline", hint=hint)
+    return value
+
+
+def boolean(value: Json) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise Unfit("true or false")
     return value
 
 
@@ -202,3 +232,44 @@ def env(value: Json) -> tuple[tuple[str, str], ...]:
             shown = encode(item).decode() if not isinstance(item, str | dict | list) else None
             raise Unfit("a string", hint=f'quote it: "{shown}"' if shown else None, at=(name,))
     return tuple(sorted((name, str(item)) for name, item in value.items()))
+
+
+def tolerance(value: Json) -> tuple[tuple[str, Slack], ...]:
+    """Tolerances by pattern of `KIND:NAME` or `metric:NAME`, sorted."""
+    if not isinstance(value, dict):
+        raise Unfit('a mapping such as {"model:*": {rtol: 1e-6}}')
+    found = {}
+    for pattern, item in value.items():
+        if not pattern.isprintable() or not ("*" in pattern or ":" in pattern):
+            raise Unfit(
+                "KIND:NAME, metric:NAME or a pattern of them", problem="fits no output", at=(pattern,)
+            )
+        if not isinstance(item, dict) or not set(item) <= {*Slack._fields}:
+            raise Unfit("a mapping of rtol, atol and ignore", at=(pattern,))
+        for name in ("rtol", "atol"):
+            number = item.get(name, 0.0)
+            if (
+                not isinstance(number, int | float)
+                or isinstance(number, bool)
+                or not 0 <= number < float("inf")
+            ):
+                raise Unfit("a number, at least 0", at=(pattern, name))
+        found[pattern] = Slack(
+            float(item.get("rtol", 0.0)),  # type: ignore[arg-type]  # a number, as was seen just now
+            float(item.get("atol", 0.0)),  # type: ignore[arg-type]
+            _patterns(item.get("ignore", []), pattern),
+        )
+    return tuple(sorted(found.items()))
+
+
+def _patterns(value: Json, pattern: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise Unfit("a list of regular expressions", at=(pattern, "ignore"))
+    for number, each in enumerate(value):
+        try:
+            if not isinstance(each, str):
+                raise Unfit("a regular expression", at=(pattern, "ignore", number))
+            re.compile(each)
+        except re.error as error:
+            raise Unfit(f"a regular expression ({error})", at=(pattern, "ignore", number)) from error
+    return tuple(map(str, value))

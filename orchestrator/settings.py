@@ -56,6 +56,9 @@ class RunSettings:
     gpus: tuple[str, ...] = _read_by(values.gpus, ())
     shm_size: int = _read_by(values.size(1), 1 << 30)
     timeout: float | None = _read_by(values.optional(values.duration), None)
+    pids: int = _read_by(values.integer(16), 4096)
+    runtime: str | None = _read_by(values.optional(values.matching(values.GROUP, "a runtime's name")), None)
+    audit: bool = _read_by(values.boolean, True)
     threads: int = _read_by(values.integer(1), 1)
     seed: int = _read_by(values.integer(0), 0)
     env: tuple[tuple[str, str], ...] = _read_by(values.env, (), merge=True)
@@ -72,6 +75,13 @@ class BuildSettings:
 
 
 @dataclass(frozen=True)
+class SignSettings:
+    """`sign:`; the private key that signs records: `auto` (the user's own, where there is one), `none`, or a path."""
+
+    key: str = _read_by(values.location, "auto")
+
+
+@dataclass(frozen=True)
 class ProjectSettings:
     """All of project.yaml, with the layers above it applied."""
 
@@ -84,9 +94,12 @@ class ProjectSettings:
     s3: S3Settings = field(default_factory=S3Settings)
     base: str = _read_by(values.location, "python-3.11")
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    bank: tuple[str, ...] = _read_by(values.some_of("base", "layers", "wheels"), ("base", "layers"))
     dirty: str = _read_by(values.one_of("refuse", "snapshot"), "refuse")
     run: RunSettings = field(default_factory=RunSettings)
     build: BuildSettings = field(default_factory=BuildSettings)
+    sign: SignSettings = field(default_factory=SignSettings)
+    tolerance: tuple[tuple[str, values.Slack], ...] = _read_by(values.tolerance, (), merge=True)
 
 
 class Layer(NamedTuple):

@@ -19,11 +19,17 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
+    "chromium": "the tests of reports in a browser",
     "docker-registry": "the tests of bases from a registry",
     "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
+    "iproute2": "the tests on other engines",
+    "libfaketime": "the tests of builds at another time",
     "mmdebstrap": "making a base image",
+    "openssh-client": "the tests of keys",
+    "openssl": "the tests of signatures",
     "python3-venv": "making .venv",
+    "skopeo": "the tests of exported images",
     "strace": "the tests of crashes and of failing disks",
 }
 
@@ -50,8 +56,20 @@ def missing(tool: str) -> list[str]:
     """The Debian packages that are needed for a tool and not there."""
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
-    if tool in ("docker-registry", "graphviz", "strace"):
-        return [] if program({"graphviz": "dot"}.get(tool, tool)) else [tool]
+    if tool in (
+        "chromium",
+        "docker-registry",
+        "graphviz",
+        "iproute2",
+        "openssh-client",
+        "openssl",
+        "skopeo",
+        "strace",
+    ):
+        program_of = {"graphviz": "dot", "iproute2": "ip", "openssh-client": "ssh-keygen"}
+        return [] if program(program_of.get(tool, tool)) else [tool]
+    if tool == "libfaketime":
+        return [] if any(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")) else [tool]
     if tool == "python3-venv":
         return [] if has_ensurepip("/usr/bin/python3") else ["python3-venv"]
     needs = [] if program("mmdebstrap") else ["mmdebstrap"]

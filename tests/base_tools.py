@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator import process
+from orchestrator.engine_values import BuildSpec
 from orchestrator.errors import EngineError
 from orchestrator.executors.docker_engine import DockerEngine
 from orchestrator.executors.endpoint import choose
@@ -20,7 +21,7 @@ from orchestrator.image.handover import Handover, gather
 from orchestrator.image.library import Library, cache_folder
 from orchestrator.image.loading import tag_of
 from orchestrator.image.oci import Platform
-from orchestrator.ports import BuildSpec, Reporter
+from orchestrator.ports import Reporter
 from orchestrator.store.folder import FolderStore
 from tests.image_tools import Notes
 

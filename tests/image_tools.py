@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from orchestrator.digest import Digest
+from orchestrator.engine_values import ContainerSpec
 from orchestrator.executors.docker_engine import DockerEngine
 from orchestrator.executors.endpoint import choose
 from orchestrator.image import builder, environment, loading
@@ -28,7 +29,7 @@ from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover, gather
 from orchestrator.image.library import Library, cache_folder
 from orchestrator.locks import lock
-from orchestrator.ports import ContainerSpec, Reporter
+from orchestrator.ports import Reporter
 from orchestrator.store.folder import FolderStore
 
 SIX = b"""six==1.17.0 \\
@@ -165,6 +166,7 @@ class Index:
         self.files = dict(files)
         self.login = login
         self.served: list[str] = []
+        self.yanked: dict[str, str] = {}
         self.asked = threading.Event()
         self.open = threading.Event()
         self.open.set()
@@ -179,6 +181,10 @@ class Index:
         """The hash of the one file of a package."""
         (data,) = (data for file, data in self.files.items() if file.startswith(f"{name}-"))
         return "sha256:" + hashlib.sha256(data).hexdigest()
+
+    def mark(self, file: str) -> str:
+        """What says of a file that it was yanked (PEP 592)."""
+        return f' data-yanked="{self.yanked[file]}"' if file in self.yanked else ""
 
     def lock(self, *names: str) -> bytes:
         """A lock of packages of this index, with hashes."""
@@ -208,6 +214,9 @@ class Index:
                     self._answer(401, b"", ("WWW-Authenticate", "Basic"))
                     return
                 name = self.path.strip("/").rpartition("/")[2]
+                if name in index.files and self.command == "HEAD":
+                    self._answer(200, index.files[name], ("Content-Type", "application/octet-stream"))
+                    return
                 if name in index.files:
                     index.asked.set()
                     index.open.wait(60)
@@ -215,7 +224,7 @@ class Index:
                     self._answer(200, index.files[name], ("Content-Type", "application/octet-stream"))
                     return
                 links = [
-                    f'<a href="/files/{file}#sha256={hashlib.sha256(data).hexdigest()}">{file}</a>'
+                    f'<a href="/files/{file}#sha256={hashlib.sha256(data).hexdigest()}"{index.mark(file)}>{file}</a>'
                     for file, data in index.files.items()
                     if file.partition("-")[0].replace("_", "-") == name
                 ]
@@ -227,7 +236,9 @@ class Index:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 with suppress(ConnectionError):
-                    self.wfile.write(body)
+                    self.wfile.write(b"" if self.command == "HEAD" else body)
+
+            do_HEAD = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

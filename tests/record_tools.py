@@ -89,6 +89,8 @@ class Records:
         builder: Json = BUILDER,
         network: str = "none",
         prefix: str = "",
+        saved: Sequence[ResultOutput] = (),
+        byproducts: Sequence[Byproduct] = (),
     ) -> bytes:
         """Seal a run; gives its record."""
         config_bytes = canonical.encode(config or {})
@@ -128,9 +130,9 @@ class Records:
         result = Result(
             status=status, exit_code=0 if status == "succeeded" else 1, signal=None, reason=reason, oom_killed=False,
             started_at=stamp, finished_at=stamp, seconds=seconds,
-            outputs=tuple(ResultOutput(name, of_bytes(name.encode()), 1, 1, "json") for name in outputs),
+            outputs=tuple(ResultOutput(name, of_bytes(name.encode()), 1, 1, "json") for name in outputs) + tuple(saved),
             metrics=tuple(sorted((metrics or {}).items())),
-            byproducts=(Byproduct("environment.json", self.put(canonical.encode(installed))),),
+            byproducts=(*byproducts, Byproduct("environment.json", self.put(canonical.encode(installed)))),
             unpublished=(), recovered=False,
         )  # fmt: skip
         record = provenance.statement(

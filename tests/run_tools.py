@@ -166,7 +166,8 @@ class Project:
 
     def run_ids(self) -> list[str]:
         """All runs that this project began."""
-        return sorted(path.name for path in (self.folder / ".mirage" / "runs").iterdir())
+        folder = self.folder / ".mirage" / "runs"
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
     def containers(self) -> list[str]:
         """The containers that the engine has of this project's runs."""

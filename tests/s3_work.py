@@ -76,8 +76,8 @@ def survive(server: Server, tmp: Path, operations: int, *, large: int) -> dict[s
         for number in range(large):
             path = tmp / "large"
             path.write_bytes(os.urandom(1 << 20) * (65 + number))
-            with path.open("rb") as source:
-                digest = of_file(source)
+            with path.open("rb") as made:
+                digest = of_file(made)
             stores[0].put_file(path, digest=digest, link=False)
             stores[0].push_owed()
             stores[0].local.blob_path(digest).unlink()

@@ -121,8 +121,8 @@ class Host:
             answer |= {"id": f"{ready['kind']}:{ready['name']}:{version}", "digest": digest, "size": size}
         temporary = self.artifacts / f"{number}.done.json.tmp"
         temporary.write_text(json.dumps(answer))
+        self.ready[number] = ready  # before the answer: who has that may look
         temporary.rename(self.artifacts / f"{number}.done.json")
-        self.ready[number] = ready
 
 
 def ended(child: subprocess.Popen[str]) -> tuple[int, str, str]:

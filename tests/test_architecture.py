@@ -16,25 +16,27 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each may import its own line and those above it.
 LAYERS = (
     "errors",
-    "digest canonical reference sizes image.layer image.oci",
+    "digest canonical reference sizes engine_values image.layer image.oci",
     "ports",
-    "process source journal hardware logspool plan single_flight rounding where locks skeleton "
-    "yamlschema yamlcore setting_values settings overrides config store artifacts executors",
+    "process source journal hardware logtimes logspool logreading interrupts ends plan "
+    "cancelling single_flight rounding where locks skeleton "
+    "yamlschema yamlcore setting_values settings overrides project_folder config store artifacts executors",
     "key image",
-    "provenance compare",
+    "provenance compare trust fences",
     "catalog",
-    "life prepare definition run",
+    "life prepare definition hints run",
     "questions judging",
-    "recover plain",
+    "recover plain report exports",
     "cli",
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}
 DOORS = {
-    "docker": {"orchestrator.executors.docker_engine"},
-    "requests": {"orchestrator.executors.docker_engine"},
+    "docker": {"orchestrator.executors.docker_engine", "orchestrator.executors.registry"},
+    "requests": {"orchestrator.executors.docker_engine", "orchestrator.executors.registry"},
     "urllib3": {"orchestrator.executors.docker_engine"},
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
+    "cryptography": {"orchestrator.trust.keys"},
     "boto3": {"orchestrator.store.bucket.aws"},
     "botocore": {"orchestrator.store.bucket.aws", "orchestrator.store.bucket.wire"},
     "tenacity": {"orchestrator.store.retry"},
@@ -137,4 +139,7 @@ def test_help_is_light(call: str) -> None:
     )
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "click" in loaded
-    assert loaded & {"docker", "boto3", "yaml", "requests", "urllib3", "orchestrator.run"} == set()
+    assert (
+        loaded & {"docker", "boto3", "yaml", "requests", "urllib3", "cryptography", "orchestrator.run"}
+        == set()
+    )

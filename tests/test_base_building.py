@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.engine_values import ContainerSpec
 from orchestrator.errors import ConfigError, ImageError, LockError
 from orchestrator.image.base import Base
 from orchestrator.image.loading import ensure
-from orchestrator.ports import ContainerSpec
 from tests.base_tools import Place, place
 
 MARK = "a-name-that-only-this-host-knows.example"

@@ -65,6 +65,17 @@ def test_the_dockerfile_that_comes_with_mirage_starts_from_mirages_own_base() ->
     assert recipe.context == ()
 
 
+def test_the_dockerfile_for_cuda_starts_from_one_image_that_must_be_pinned(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "images" / "cuda-12" / "Dockerfile.base").read_text()
+    process.run(["git", "init", "-q", str(tmp_path)])
+    (tmp_path / "Dockerfile.base").write_text(text)
+    recipe = dockerfile_recipe.load("Dockerfile.base", tmp_path)
+    assert [start.image for start in recipe.starts] == ["nvidia/cuda:12.8.1-base-ubuntu24.04"]
+    assert recipe.context == ()
+    with pytest.raises(ConfigError, match="moving name"):
+        dockerfile_recipe.starts_of(recipe, lambda: pytest.fail("not Mirage's own"), lambda image: None)
+
+
 def test_a_files_own_stages_and_scratch_are_no_images_to_resolve() -> None:
     text = (
         "FROM a@sha256:" + "0" * 64 + " AS Build\nFROM scratch AS empty\nFROM build\nCOPY --from=empty / /\n"

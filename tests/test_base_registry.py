@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,55 +18,7 @@ from orchestrator.image.layer import Entry, to_bytes
 from orchestrator.image.loading import ensure, tag_of
 from orchestrator.image.oci import Layer, RunConfig, build
 from tests.base_tools import Place, own_base, place
-
-MANIFESTS = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-CONFIG = """\
-version: 0.1
-storage: {{filesystem: {{rootdirectory: {folder}}}}}
-http: {{addr: "{address}"}}
-log: {{level: error, accesslog: {{disabled: true}}}}
-"""
-
-
-class Registry:
-    """Debian's docker-registry on a free port of the loopback, which engines trust without TLS."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        config = folder / "config.yml"
-        config.write_text(CONFIG.format(folder=folder / "data", address=self.address))
-        self._log = (folder / "log").open("wb")
-        self._process = subprocess.Popen(
-            ["docker-registry", "serve", str(config)], stdout=self._log, stderr=self._log
-        )
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                urllib.request.urlopen(f"http://{self.address}/v2/", timeout=2).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, "the registry did not start"
-                time.sleep(0.05)
-
-    def digest(self, repository: str, tag: str) -> str:
-        """What the registry itself calls an image."""
-        request = urllib.request.Request(
-            f"http://{self.address}/v2/{repository}/manifests/{tag}",
-            headers={"Accept": MANIFESTS},
-            method="HEAD",
-        )
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return str(answer.headers["Docker-Content-Digest"])
-
-    def stop(self) -> None:
-        """End it; more than once is fine."""
-        self._process.terminate()
-        self._process.wait()
-        self._log.close()
+from tests.registry_tools import Registry
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +37,6 @@ def own(here: Place, tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="module")
 def registry(here: Place, own: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry that has Mirage's own base as team/python:3.11 and as team/mirror:latest."""
-    if shutil.which("docker-registry", path="/usr/bin:/usr/local/bin") is None:
-        pytest.fail("docker-registry is not installed: scripts/packages.py docker-registry")
     running = Registry(tmp_path_factory.mktemp("registry") / "registry")
     client = docker.from_env().api
     names = [f"{running.address}/team/python:3.11", f"{running.address}/team/mirror:latest"]

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from orchestrator.artifacts import by_hand
 from orchestrator.compare import artifacts
 from orchestrator.compare.contents import by_bytes, compare
 from orchestrator.compare.difference import Difference, Tolerance
+from orchestrator.compare.tolerances import Tolerances, recorded
+from orchestrator.errors import CannotVerify
 from orchestrator.store.folder import FolderStore
 
 EXACT = Tolerance()
@@ -81,6 +85,46 @@ def test_a_tolerance_lets_near_numbers_pass_and_no_others() -> None:
     far = told(compare("a.json", b"[1.0, 100.0]", b"[1.0005, 101.0]", NEAR))
     assert (far.place, far.within) == ("1", False)
     assert compare("a.json", b"[NaN]", b"[NaN ]", EXACT) is None
+
+
+def test_the_nearest_pattern_says_how_far_an_output_may_differ() -> None:
+    committed = (
+        ("*", Tolerance(rtol=1.0)),
+        ("model:*", Tolerance(rtol=2.0, ignore=("a",))),
+        ("model:small*", Tolerance(rtol=3.0)),
+        ("model:small", Tolerance(rtol=4.0)),
+        ("metric:loss", Tolerance(atol=5.0)),
+    )
+    given = Tolerances(committed)
+    names = ("file:x", "model:large", "model:smallest", "model:small", "metric:loss")
+    assert [given.of(name).rtol for name in names] == [1.0, 2.0, 3.0, 4.0, 0.0]
+    assert given.of("metric:loss").atol == 5.0 and Tolerances(committed[1:]).of("file:x") == Tolerance()
+    above = Tolerances(committed, rtol=0.0, ignore=("b",))
+    assert above.of("model:large") == Tolerance(ignore=("a", "b")) and above.of("metric:loss").atol == 5.0
+    told_ = recorded({"tolerance": given.to_json()})
+    assert told_ == committed and recorded({}) == ()
+    with pytest.raises(CannotVerify, match="bad pattern"):
+        recorded({"tolerance": {"*": {"rtol": 0, "atol": 0, "ignore": ["("]}}})
+
+
+def test_tables_are_compared_column_by_column() -> None:
+    def written(columns: dict[str, list[Any]], **options: Any) -> bytes:
+        sink = io.BytesIO()
+        parquet.write_table(pyarrow.table(columns), sink, **options)
+        return sink.getvalue()
+
+    columns: dict[str, list[Any]] = {"a": [1.0, 2.0], "b": ["x", "y"]}
+    plain, packed = written(columns), written(columns, compression="gzip")
+    assert plain != packed and compare("a.parquet", plain, packed, EXACT) is None
+    near = told(compare("a.parquet", plain, written({**columns, "a": [1.0, 2.0001]}), NEAR))
+    assert (near.place, near.within) == ("a.1", True)
+    assert not told(compare("a.parquet", plain, written({**columns, "b": ["x", "z"]}), NEAR)).within
+    assert (
+        "columns" in told(compare("a.parquet", plain, written({"a": [1, 2], "b": ["x", "y"]}), NEAR)).original
+    )
+    assert told(compare("a.parquet", plain, plain[:-20], EXACT)).again.endswith("bytes"), (
+        "damaged: by its bytes"
+    )
 
 
 def test_what_is_ignored_is_not_looked_at() -> None:

@@ -32,9 +32,12 @@ store: .mirage/artifacts
 s3: {endpoint_url: null, region: null, profile: null}
 base: python-3.11
 environment: {lock: auto, groups: [main]}
+bank: [layers, base]
 dirty: refuse
 run: {network: none, memory: null, cpus: null, gpus: 0, shm_size: 1g, timeout: null, threads: 1, seed: 0, env: {}, secrets: []}
 build: {network: default, ca_bundle: auto, index: inherit}
+sign: {key: auto}
+tolerance: {}
 """
 
 
@@ -174,6 +177,19 @@ def test_values_of_run(tmp_path: Path, written: str, expected: dict[str, object]
         ),
         ("run:\n  env:\n    A: true", 3, ['quote it: "true"']),
         ("run:\n  env:\n    A-B: x", 3, ["not a variable name"]),
+        ("tolerance:\n  model: {}", 2, ["tolerance.model", "fits no output"]),
+        (
+            "tolerance:\n  'a:*':\n    rtol: -1",
+            3,
+            ["tolerance.a:*.rtol", "a number, at least 0", "got the number -1"],
+        ),
+        ("tolerance:\n  'a:*': {rtl: 1}", 2, ["tolerance.a:*", "a mapping of rtol, atol and ignore"]),
+        (
+            "tolerance:\n  'a:*':\n    ignore:\n    - '('",
+            4,
+            ["tolerance.a:*.ignore.0", "a regular expression ("],
+        ),
+        ("sign:\n  key: 5", 2, ["sign.key", "a non-empty string"]),
         ("run:\n  env:\n    MIRAGE_SEED: '1'", 3, ["run.env.MIRAGE_SEED", "not for projects"]),
         ("run:\n  env:\n    LD_PRELOAD: x.so", 3, ["not for projects"]),
         ('run:\n  env:\n    A: "a\\0b"', 3, ["expected a string"]),

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,13 +22,13 @@ import pytest
 
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes
+from orchestrator.engine_values import ContainerSpec
 from orchestrator.errors import EngineError, ImageError, LockError
 from orchestrator.image import builder, environment, loading
 from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.locks.lock import parse
-from orchestrator.ports import ContainerSpec
 from tests.image_tools import (
     PACKAGING,
     SIX,
@@ -410,6 +411,19 @@ def test_a_lock_that_lacks_a_dependency_is_installed_as_it_is_and_told(
     assert any("absent" in warning and "not complete" in warning for warning in notes.warnings)
 
 
+def test_a_package_that_was_yanked_is_installed_as_locked_and_told(
+    place: Library, tmp_path: Path, volume: str
+) -> None:
+    file, data = wheel("gone", {"gone.py": b""})
+    with Index((file, data)) as index:
+        index.yanked[file] = "broken on Tuesdays"
+        notes = Notes()
+        made = provide(index.lock("gone"), place, notes, index.handover(tmp_path), network="host")
+    assert set(installed(place, made)) == {"gone"}
+    assert len(notes.warnings) == 1
+    assert "gone==1.0" in notes.warnings[0] and "broken on Tuesdays" in notes.warnings[0]
+
+
 def test_an_interrupted_build_leaves_no_builder_and_no_result(
     place: Library, tmp_path: Path, volume: str
 ) -> None:
@@ -524,6 +538,28 @@ def test_of_two_processes_one_builds_and_the_other_waits_and_takes_its_layer(
     assert [words[1] for words in said] == ["built", "cached"]
     assert "another run is making this environment" in said[1][2]
     assert index.served == [next(iter(index.files))]
+
+
+def test_of_eight_processes_the_builder_is_killed_in_the_middle_and_the_others_go_on(
+    place: Library, tmp_path: Path, volume: str
+) -> None:
+    with Index(wheel("plain", {"plain.py": b""})) as index:
+        index.open.clear()
+        children = [start(tmp_path, index, volume)]
+        assert index.asked.wait(30)
+        children += [start(tmp_path, index, volume) for _ in range(7)]
+        time.sleep(3)
+        assert len(builders(place)) == 1
+        index.asked.clear()
+        children[0].kill()
+        children[0].communicate(timeout=30)
+        assert index.asked.wait(30)  # one of the others builds now
+        assert len(builders(place)) == 1
+        index.open.set()
+        said = [child.communicate(timeout=60)[0].split(maxsplit=2) for child in children[1:]]
+    assert len({words[0] for words in said}) == 1
+    assert sorted(words[1] for words in said) == ["built", *["cached"] * 6]
+    assert builders(place) == []
 
 
 def test_another_digest_under_the_same_key_is_told_as_drift_and_both_are_kept(place: Library) -> None:

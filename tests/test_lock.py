@@ -194,8 +194,8 @@ def test_the_command_that_pins_works_as_it_is_given(tmp_path: Path) -> None:
     assert lock.hashed
 
 
-def test_asking_to_resolve_says_that_it_is_not_supported_and_changes_nothing_for_a_full_lock() -> None:
-    assert "`unpinned: resolve` is not supported" in refusal("six\n", "resolve").message
+def test_asking_to_resolve_keeps_the_loose_lines_and_changes_nothing_for_a_full_lock() -> None:
+    assert parse("requirements.txt", b"six\n", "resolve").loose == ("six",)
     assert parse("requirements.txt", b"six==1.0\n", "resolve") == lock_of("six==1.0\n")
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import logtimes
+from orchestrator.logreading import LiveLog
 from orchestrator.logspool import LogSpool
+from orchestrator.logtimes import Printer
 from tests.store_tools import mounted, needs_root, open_descriptors
 
 MARK = re.compile(rb"\n\[mirage: (\d+) bytes of log were dropped here\]\n")
@@ -53,7 +57,7 @@ def test_head_tail_and_count_are_exact(sizes: list[int], head: int, tail: int) -
         content, lost = _expected(data, head, tail)
         assert (Path(name) / "log").read_bytes() == content
         assert (spool.total, spool.kept, spool.dropped) == (len(data), len(data) - lost, lost)
-        assert [path.name for path in Path(name).iterdir()] == ["log"]
+        assert sorted(path.name for path in Path(name).iterdir()) == ["log", "log.times"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 149, 150, 151, 199, 200, 201, 250, 251, 10_000])
@@ -69,14 +73,15 @@ def test_one_write_of_any_size_stays_within_the_cap_on_disk(tmp_path: Path) -> N
     with LogSpool(tmp_path / "log", head=1000, tail=500) as spool:
         for _ in range(10):
             spool.write(bytes(100_000))
-            assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1000 + 2 * 500
+            sizes = [path.stat().st_size for path in tmp_path.iterdir() if path.suffix != ".times"]
+            assert sum(sizes) <= 1000 + 2 * 500
 
 
 def test_what_an_earlier_process_left_does_not_mix_in(tmp_path: Path) -> None:
     """A dead process's spool and its successor's, in one folder, as recover.py has them."""
     dead = LogSpool(tmp_path / "log", head=10, tail=10)
     dead.write(b"D" * 100)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 6
     data = _bytes(25)
     spool = _spool(tmp_path / "log.adopted", [data], 10, 10)
     assert (tmp_path / "log.adopted").read_bytes() == _expected(data, 10, 10)[0]
@@ -148,7 +153,7 @@ def test_a_full_disk_stops_the_keeping_and_the_count_stays_exact(
             for at in range(0, len(data), piece):
                 spool.write(data[at : at + piece])
         content = (disk / "log").read_bytes()
-        assert [path.name for path in disk.iterdir()] == ["log"]
+        assert sorted(path.name for path in disk.iterdir()) == ["log", "log.times"]
         assert spool.total == len(data)
         assert spool.dropped == len(data) - spool.kept
         if fits:
@@ -164,3 +169,97 @@ def test_a_full_disk_stops_the_keeping_and_the_count_stays_exact(
                 assert len(content) - len(mark[0]) == spool.kept
             else:
                 assert len(content) == spool.kept
+
+
+def _streams(path: Path) -> dict[str, bytes]:
+    """What each stream kept, by the times beside the log."""
+    found = {}
+    for stream in ("stdout", "stderr"):
+        printer = Printer(logtimes.read(logtimes.beside(path)), stream=stream)
+        found[stream] = MARK.sub(b"", printer.show(path.read_bytes()))
+    return found
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.integers(1, 30)), max_size=40),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.integers(1, 30),
+)
+def test_each_stream_is_told_apart_to_the_byte(
+    writes: list[tuple[str, int]], head: int, tail: int, marks: int
+) -> None:
+    """stdout writes capitals, stderr small letters; what is kept of each is what is kept of the log."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        path = Path(name) / "log"
+        total = b""
+        with LogSpool(path, head=head, tail=tail, marks=marks) as spool:
+            for stream, count in writes:
+                data = (b"A" if stream == "stdout" else b"a") * count
+                total += data
+                spool.write(data, stream)
+        content = MARK.sub(b"", path.read_bytes())
+        assert len(content) == spool.kept == len(total) - spool.dropped
+        assert spool.dropped == 0 or (
+            (match := MARK.search(path.read_bytes())) and int(match[1]) == spool.dropped
+        )
+        found = _streams(path)
+        assert found["stdout"] == bytes(byte for byte in content if byte == ord("A"))
+        assert found["stderr"] == bytes(byte for byte in content if byte == ord("a"))
+
+
+def test_times_stand_before_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_764_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    with LogSpool(tmp_path / "log") as spool:
+        spool.write(b"one\ntw", "stdout")
+        now += 1.5
+        spool.write(b"o\nthree\n", "stdout")
+        spool.write(b"bad\n", "stderr")
+    printer = Printer(logtimes.read(tmp_path / "log.times"), times=True)
+    shown = b"".join(map(printer.show, (b"one", b"\ntwo\nthr", b"ee\nbad\n")))
+    assert shown.decode().splitlines() == [
+        "2025-11-24T16:00:00.000Z one",
+        "2025-11-24T16:00:00.000Z two",
+        "2025-11-24T16:00:01.500Z three",
+        "2025-11-24T16:00:01.500Z bad",
+    ]
+
+
+@pytest.mark.parametrize("every", [1, 3, 1000])
+def test_a_log_that_grows_is_read_over_its_rotations(tmp_path: Path, every: int) -> None:
+    """Read often enough nothing is missed; read too seldom, the number of bytes that went by is told."""
+    live = LiveLog(tmp_path)
+    shown, total = b"", b""
+    spool = LogSpool(tmp_path / "log", head=100, tail=50)
+    for turn in range(60):
+        data = _bytes(17)
+        total += data
+        spool.write(data, "stderr")
+        if turn % every == 0:
+            shown += b"".join(live.read())
+    shown += b"".join(live.read())
+    spool.close()
+    shown += b"".join(live.read())
+    gaps = [int(each) for each in re.findall(rb"\n\[mirage: (\d+) bytes went by unread here\]\n", shown)]
+    plain = re.sub(rb"\n\[mirage: \d+ bytes went by unread here\]\n", b"", shown)
+    assert len(plain) + sum(gaps) == len(total)
+    assert total.endswith(re.split(rb"unread here\]\n", shown)[-1])
+    assert bool(gaps) == (every > 3)
+    printer = Printer(live.marks(), stream="stdout")
+    assert b"0" not in re.sub(rb"\n\[mirage: \d+ bytes", b"", printer.show(shown))
+
+
+def test_an_adopters_log_is_read_from_where_the_dead_ones_ends(tmp_path: Path) -> None:
+    live, data = LiveLog(tmp_path), _bytes(3000)
+    dead = LogSpool(tmp_path / "log")
+    dead.write(data[:1000])
+    shown = b"".join(live.read())
+    adopter = LogSpool(tmp_path / "log.adopted")
+    adopter.write(data[:500])
+    shown += b"".join(live.read())
+    adopter.write(data[500:])
+    shown += b"".join(live.read())
+    adopter.close()
+    dead.close()
+    assert shown + b"".join(live.read()) == data

@@ -576,3 +576,18 @@ def test_a_workflow_that_saves_while_we_look(run: Run) -> None:
     worker.join()
     assert taken == count
     assert [run.done(n)["id"] for n in range(count)] == [f"dataset:data:v{n + 1}" for n in range(count)]
+
+
+def test_a_flood_of_refused_saves_is_bounded_in_the_record_and_on_the_screen(tmp_path: Path) -> None:
+    """Each refusal may carry what the workflow wrote; a million of them would make a record of gigabytes."""
+    heard = Heard()
+    prepare(tmp_path / "out")
+    top = tmp_path / "out" / "artifacts"
+    for n in range(1500):
+        (top / f"{n}.ready.json").write_text(json.dumps({"schema": "mirage-ready/1", "kind": "x" * 5000}))
+    box = Outbox(tmp_path / "out", FolderStore.open_at(tmp_path / "store"), "r", heard)
+    assert box.poll() == 1500
+    assert len(box.refused()) == 1001
+    assert box.refused()[-1] == "and 500 more"
+    assert len(heard.warnings) == 100
+    assert max(map(len, box.refused())) <= 2000

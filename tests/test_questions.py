@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import random
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.run_tools import BIN, PROJECT_YAML, Project, engine, git
+from tests.validator_tools import judge
 
 WORKFLOW = """
 from mirage import artifact, config, flow, metrics
@@ -193,6 +194,56 @@ def test_graphviz_reads_the_graph(story: Story) -> None:
     subprocess.run(["dot", "-Tsvg"], input=text, text=True, check=True, capture_output=True)
 
 
+def test_a_report_of_real_runs(story: Story, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    story.project.mirage("tag", story.same["run_id"], "told")
+    told = story.project.asked("report", story.dirty["run_id"], story.train["run_id"], "-o", str(out))
+    assert told == {
+        "path": str(out),
+        "size": out.stat().st_size,
+        "runs": [story.dirty["run_id"], story.train["run_id"]],
+    }
+    text = out.read_text()
+    for each in (story.dirty, story.train):
+        assert each["image"]["digest"] in text and each["record"] in text
+    assert f"committed since as {story.later}" in text and "training.<wbr>lr" in text and "rows:v1" in text
+    assert story.data["run_id"] in text  # where the data came from
+    story.project.mirage("report", "latest", "-o", str(out))
+    assert out.read_text().count("<script") == 0
+    err = story.project.refused(
+        "report", "latest", "-o", str(tmp_path / "no" / "r.html"), code=2, program="mirage"
+    )
+    assert "cannot be written" in err
+
+
+def test_exports_of_a_real_run(story: Story, tmp_path: Path) -> None:
+    project, run = story.project, story.train["run_id"]
+    written = {}
+    for name, kind in (
+        ("ro-crate", "ro-crate"),
+        ("cyclonedx", "cyclonedx-1.6"),
+        ("openlineage", "openlineage"),
+    ):
+        path = tmp_path / name
+        told = project.asked("export", run, "--format", name, "-o", str(path))
+        assert told == {"format": name, "path": str(path), "runs": [run]}
+        assert judge(kind, [path]) == {path: []}
+        written[name] = path
+    bom = json.loads(written["cyclonedx"].read_text())
+    assert bom["metadata"]["component"]["version"] == story.train["image"]["digest"]
+    assert any(each["bom-ref"].startswith("pkg:deb/debian/python3.11") for each in bom["components"])
+    project.mirage("export", run, story.data["run_id"], "--format", "mlflow", "-o", str(tmp_path / "mlruns"))
+    project.mirage("export", run, "--format", "record", "-o", str(tmp_path / "r.json"))
+    assert json.loads((tmp_path / "r.json").read_text()) == project.record(run)
+    for words in (
+        ("--format", "record", "-o", str(tmp_path / "r.json")),
+        (story.data["run_id"], "--format", "cyclonedx"),
+        ("--format", "cyclonedx", "--license", "https://spdx.org/licenses/MIT"),
+        ("--format", "mlflow", "-o", str(tmp_path / "m.zip")),
+    ):
+        project.refused("export", run, *words, code=2, program="mirage")
+
+
 def keys(answer: Any) -> dict[str, Any]:
     return {each["kind"]: each for each in answer["keys"]}
 
@@ -219,7 +270,7 @@ def test_explain_tells_hits_and_misses_of_a_run(story: Story) -> None:
 
 def test_explain_foresees_the_keys_of_a_run_and_builds_nothing(story: Story) -> None:
     project = story.project
-    change = f"training.lr={random.random()}"  # the machine remembers images of earlier days
+    change = f"training.lr=0.{secrets.randbits(60)}"  # the machine remembers images of earlier days
     images = {item["Id"] for item in engine().images(all=True)}
     foreseen = keys(project.asked("explain", "--config", "configs/train.yaml", "--set", change))
     assert foreseen["env"]["state"] == "hit"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ if __name__ == "__main__":
     main()
 """
 UNSTEADY = """
-import os, random, socket, time
+import os, random, socket, threading, time, urllib.request
 from mirage import artifact, flow, metrics
 
 @flow
@@ -59,6 +61,19 @@ def main() -> None:
     elif what == "near":
         artifact.Report.save({"value": 1 + 1e-9 * random.SystemRandom().random()}, name="second")
         metrics.log(step=1, loss=1 + 1e-9 * random.SystemRandom().random())
+    elif what == "threads":
+        found, lock = [], threading.Lock()
+        def work(number):
+            time.sleep(random.SystemRandom().random() / 50)
+            with lock:
+                found.append(number)
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+        for each in threads: each.start()
+        for each in threads: each.join()
+        artifact.Report.save({"order": found}, name="second")
+    elif what == "network":
+        with urllib.request.urlopen(os.environ["ADDRESS"]) as answer:
+            artifact.File.save(answer.read(), name="second")
     elif what == "metric":
         metrics.log(step=1, loss=0.5)
         metrics.log(step=2, loss=random.SystemRandom().random())
@@ -241,6 +256,71 @@ def test_a_lost_image_is_built_again_from_the_commit(
     assert json.loads(there.mirage("verify", made, "--json", env=env))["verdict"] == "ok"
 
 
+def test_a_project_with_submodules_is_built_again_from_their_clones(tmp_path: Path) -> None:
+    """One beside the project's folder, one in it with another inside; the commit is not the one that is checked out."""
+
+    def add(top: Path, source: Project, path: str) -> None:
+        git(
+            top,
+            "-c",
+            "protocol.file.allow=always",
+            "submodule",
+            "--quiet",
+            "add",
+            f"file://{source.root}",
+            path,
+        )
+
+    inner = Project(tmp_path / "inner", files={"inside.py": "VALUE = 1\n"})
+    middle = Project(tmp_path / "middle", files={"half.py": "VALUE = 2\n"})
+    add(middle.root, inner, "inner")
+    middle.commit()
+    there = Project(
+        tmp_path / "repository", STEADY, below="deep", files={"configs/a.yaml": "experiment: {version: a}\n"}
+    )
+    add(there.root, middle, "deep/libs/middle")
+    add(there.root, inner, "elsewhere")
+    git(
+        there.root,
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "--quiet",
+        "update",
+        "--init",
+        "--recursive",
+    )
+    there.commit()
+    made = there.run()
+    names = {
+        item["name"]: item["digest"]["gitCommit"]
+        for item in there.record(made["run_id"])["predicate"]["buildDefinition"]["resolvedDependencies"]
+        if item["name"].startswith("submodule:")
+    }
+    assert names == {
+        "submodule:libs/middle": git(middle.root, "rev-parse", "HEAD"),
+        "submodule:libs/middle/inner": git(inner.root, "rev-parse", "HEAD"),
+    }
+    assert there.asked("verify", made["run_id"])["verdict"] == "ok"
+    there.write("libs/later.txt", "later\n")
+    there.commit()
+    shutil.rmtree(there.store / "keys" / "image")
+    remove_image(made)
+    found = again(there, made["run_id"], env={"MIRAGE_CACHE": str(tmp_path / "cache")})
+    assert (found["verdict"], found["image"]["origin"], found["image"]["equal"]) == (
+        "IDENTICAL",
+        "rebuilt",
+        True,
+    )
+    assert there.asked("verify", found["runs"][0])["verdict"] == "ok"
+    remove_image(made)
+    shutil.rmtree(there.root / ".git" / "modules" / "deep" / "libs" / "middle" / "modules")
+    shutil.rmtree(there.folder / "libs" / "middle" / "inner")
+    shutil.rmtree(there.store / "keys" / "image")
+    err = there.refused("reproduce", made["run_id"], program="mirage", code=10)
+    assert "the submodule inner is not here at its commit" in err and "git submodule update" in err
+
+
 @pytest.mark.parametrize(
     ("what", "place", "source"),
     [
@@ -281,6 +361,68 @@ def test_near_numbers_pass_within_a_tolerance_only(project: Project) -> None:
     assert found["verdict"] == "WITHIN-TOLERANCE"
     assert list(verdicts(found).values()) == ["IDENTICAL", "WITHIN-TOLERANCE", "WITHIN-TOLERANCE"]
     assert again(project, made["run_id"], "--rtol", "1e-12", code=9)["verdict"] == "DIFFERS"
+
+
+def test_a_tolerance_that_is_committed_holds_for_everybody(project: Project) -> None:
+    words = ("--workflow", "workflows.unsteady", "--set", "+mirage.run.env.WHAT=near")
+    given = 'experiment: {version: a}\nmirage: {tolerance: {"report:sec*": {rtol: 1.0e-6}, "metric:loss": {atol: 1.0e-6}}}\n'
+    project.write("configs/near.yaml", given)
+    project.commit()
+    made = project.run(*words, config="configs/near.yaml")
+    found = again(project, made["run_id"])
+    assert (found["verdict"], [*verdicts(found).values()]) == (
+        "WITHIN-TOLERANCE",
+        ["IDENTICAL", "WITHIN-TOLERANCE", "WITHIN-TOLERANCE"],
+    )
+    exact = again(project, made["run_id"], "--rtol", "0", "--atol", "0", code=9)
+    assert [*verdicts(exact).values()] == ["IDENTICAL", "DIFFERS", "DIFFERS"]
+    assert project.asked("verify", made["run_id"])["verdict"] == "ok"
+    record = project.record(made["run_id"])["predicate"]["buildDefinition"]["externalParameters"]
+    assert record["tolerance"]["metric:loss"] == {"rtol": 0, "atol": 1e-6, "ignore": []}
+
+
+def test_a_race_of_threads_is_found_to_differ_from_itself(project: Project) -> None:
+    made = project.run(
+        "--workflow",
+        "workflows.unsteady",
+        "--set",
+        "+mirage.run.env.WHAT=threads",
+        "--set",
+        "+mirage.run.threads=4",
+    )
+    found = again(project, made["run_id"], "--repeat", "2", code=9)
+    assert found["first_difference"] == made["outputs"][1]["id"]
+    assert found["outputs"][1]["difference"]["place"].startswith("data.json: order.")
+    assert "differs from itself" in found["sources"][0] and "the order of threads" in found["sources"][0]
+    assert any("it ran with 4" in source for source in found["sources"])
+
+
+def test_an_input_that_nobody_declared_and_that_changed_is_suspected(project: Project) -> None:
+    answers = [b"then\n"]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers[-1])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        made = project.run(
+            "--workflow", "workflows.unsteady", "--network", "host",
+            "--set", "+mirage.run.env.WHAT=network", "--set", f"+mirage.run.env.ADDRESS={address}",
+        )  # fmt: skip
+        assert again(project, made["run_id"])["verdict"] == "IDENTICAL"
+        answers.append(b"now\n")
+        found = again(project, made["run_id"], "--repeat", "2", code=9)
+        server.shutdown()
+    assert found["first_difference"] == made["outputs"][1]["id"] and not found["outputs"][1]["varies"]
+    told = " ".join(found["sources"])
+    assert "the same in 2 repetitions here" in told and "an undeclared input: its network was host" in told
 
 
 def test_a_metric_is_compared_in_its_course(project: Project) -> None:

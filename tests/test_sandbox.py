@@ -235,8 +235,10 @@ def test_the_engine_was_asked_for_all_of_it(project: Project) -> None:
 def _running(project: Project) -> str:
     before = set(project.run_ids())
     wait_for(lambda: bool(set(project.run_ids()) - before))
-    project.wait_for_event("start")
-    return project.run_ids()[-1]
+    # by difference: ids that two runs drew in one second sort by chance
+    [run_id] = set(project.run_ids()) - before
+    wait_for(lambda: bool(engine().containers(filters={"name": f"mirage-{run_id}"})))
+    return run_id
 
 
 def test_the_network_can_be_asked_for_and_is_recorded(project: Project) -> None:

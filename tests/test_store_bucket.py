@@ -184,8 +184,8 @@ def test_a_large_upload_goes_on_where_another_process_died(
 ) -> None:
     path = tmp_path / "large"
     path.write_bytes(os.urandom(MIB) * 80)
-    with path.open("rb") as source:
-        digest = of_file(source)
+    with path.open("rb") as made:
+        digest = of_file(made)
     place = seaweedfs.place(store.bucket.place.bucket, store.bucket.place.prefix, proxy.endpoint)
     first = store_at(place, tmp_path / "cache", patience=Patience(tries=1))
     first.put_file(path, digest=digest, link=False)
@@ -246,7 +246,7 @@ def test_a_lost_reply_is_still_ours(store: S3Store, proxy: Chaos, seaweedfs: Ser
 
 
 def test_a_name_has_one_winner(seaweedfs: Server, tmp_path: Path) -> None:
-    one_winner(seaweedfs, tmp_path, 16, 20)
+    one_winner(seaweedfs, tmp_path, 16, 6)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def _once(endpoint: str, **more: str) -> Bucket:
     ("status", "body", "expected", "words"),
     [
         (400, error_body("ExpiredToken"), ExpiredCredentials, "have expired"),
-        (403, error_body("AccessDenied"), AccessDenied, "does not let you read"),
+        (403, error_body("AccessDenied"), AccessDenied, "does not let you"),
         (403, error_body("SignatureDoesNotMatch"), AccessDenied, "which credentials"),
         (403, error_body("RequestTimeTooSkewed"), ClockSkew, "clock is wrong"),
         (404, error_body("NoSuchBucket"), NoSuchBucket, "aws s3 mb s3://bucket"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from orchestrator.judging.record import Record
 from orchestrator.judging.verify import Finding, exit_code, verify
 from orchestrator.reference import RunId
 from orchestrator.store.folder import FolderStore
+from tests.mutation_tools import changed, leaves
 from tests.run_tools import Project, git
 
 WORKFLOW = """
@@ -70,45 +69,6 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
     return Sealed(tmp_path_factory.mktemp("repository"))
 
 
-def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from leaves(item, (*path, key))
-    elif isinstance(value, list) and value:
-        for at, item in enumerate(value):
-            yield from leaves(item, (*path, at))
-    else:
-        yield path
-
-
-def changed(record: Any, path: tuple[str | int, ...], change: str) -> Any:
-    """The record with one value changed, taken away, or with a companion that nobody knows."""
-    made = copy.deepcopy(record)
-    place = made
-    for part in path[:-1]:
-        place = place[part]
-    last = path[-1]
-    if change == "remove":
-        del place[last]
-    elif change == "add":
-        place.update({"another": 1}) if isinstance(place, dict) else place.append("another")
-    else:
-        place[last] = other(place[last])
-    return made
-
-
-def other(value: Any) -> Any:
-    """A value of the same type, as near as can be, so that a look at types alone does not find it."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
-    if isinstance(value, str) and value:
-        swapped = {"0": "1", "1": "0", "a": "b", "e": "f"}.get(value[-1], "a" if value[-1] != "a" else "b")
-        return value[:-1] + swapped
-    return {"": "x", None: "x"}.get(value, 5) if not isinstance(value, dict | list) else [value]
-
-
 def wrong(found: list[Finding]) -> list[Finding]:
     return [finding for finding in found if finding.state not in ("ok", "unsigned")]
 
@@ -119,6 +79,7 @@ def test_a_whole_record_passes_with_and_without_an_engine(sealed: Sealed) -> Non
     states = {item["check"]: item["state"] for item in found["findings"]}
     assert states.pop("signature") == "unsigned"
     assert set(states.values()) == {"ok"}
+    assert "chain" in states
     assert {
         "form",
         "record",
@@ -169,7 +130,7 @@ def test_what_matters_is_held_by_more_than_the_seal(sealed: Sealed) -> None:
     unchecked = set()
     for path in leaves(sealed.record):
         found = wrong(sealed.check(changed(sealed.record, path, "change")))
-        if {finding.check for finding in found} == {"record"}:
+        if {finding.check for finding in found} <= {"record", "chain"}:  # the seals, and nothing else
             unchecked.add(".".join(str(part) for part in path if not isinstance(part, int)))
     told = "predicate.buildDefinition."
     assert {name.removeprefix(told) for name in unchecked if name.startswith(told)} <= {
@@ -209,7 +170,11 @@ def blob(project: Project, digest: str) -> Path:
 def told(project: Project, run_id: str, code: int) -> set[tuple[str, str]]:
     found = json.loads(project.mirage("verify", run_id, "--json", code=code))
     assert found["verdict"] == {9: "mismatch", 10: "missing"}[code]
-    return {(f["check"], f["state"]) for f in found["findings"] if f["state"] not in ("ok", "unsigned")}
+    return {
+        (f["check"], f["state"])
+        for f in found["findings"]
+        if f["state"] not in ("ok", "unsigned", "unchained")
+    }
 
 
 @pytest.mark.parametrize(
@@ -296,6 +261,22 @@ def test_a_commit_that_is_not_here_cannot_be_verified(sealed: Sealed, copied: Pr
     shutil.rmtree(copied.root / ".git")
     git(copied.root, "init", "-q")
     assert told(copied, sealed.run_id, 10) == {("source", "missing")}
+
+
+def test_a_record_from_before_there_was_a_log_passes_where_there_is_none(
+    sealed: Sealed, copied: Project
+) -> None:
+    record = json.loads(canonical.encode(sealed.record))
+    del record["predicate"]["runDetails"]["mirage_chain"]
+    data = canonical.encode(record)
+    FolderStore(copied.store).put(data)
+    path = copied.store / "runs" / f"{sealed.run_id[:4]}-{sealed.run_id[4:6]}" / sealed.run_id / "record.json"
+    path.unlink()
+    path.write_bytes(data)
+    assert told(copied, sealed.run_id, 9) == {("chain", "mismatch")}, "the log knows that it had a place"
+    shutil.rmtree(copied.store / "log")
+    found = json.loads(copied.mirage("verify", sealed.run_id, "--json"))
+    assert {f["state"] for f in found["findings"] if f["check"] == "chain"} == {"unchained"}
 
 
 def test_a_verdict_about_another_record_is_named(sealed: Sealed, copied: Project) -> None:

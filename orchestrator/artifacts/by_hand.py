@@ -55,6 +55,17 @@ def _file(store: Store, path: Path) -> tree.TreeEntry:
     return tree.TreeEntry(tree.check_path(path.name), "f", executable, size, digest)
 
 
+def default_target(found: Version) -> Path:
+    """Where an artifact goes that nobody gave a place: its file's own name, in this folder, and never a hidden one.
+
+    The name is the workflow's: `.git/hooks/pre-commit` or `.bashrc` would be run by somebody else later.
+    """
+    name = os.path.basename(found.manifest.entry or "")
+    if not name or name.startswith(".") or not name.isprintable():
+        name = f"{found.ref.name}-{found.ref.version}"
+    return Path(name)
+
+
 def copy_out(store: Store, found: Version, target: Path) -> None:
     """Copy an artifact's files to ``target``, which must not exist: the caller's own, writable, every byte verified.
 
@@ -64,6 +75,9 @@ def copy_out(store: Store, found: Version, target: Path) -> None:
     if os.path.lexists(target):
         raise ArtifactError(f"{target} exists already", hint="name another place with -o")
     entries = tree.parse(read_verified(store, found.manifest.tree))
+    files = {entry.path for entry in entries if entry.kind == "f"}
+    if found.manifest.entry is not None and found.manifest.entry not in files:
+        raise StoreError(f"{found.ref} names the file {found.manifest.entry!r}, which it does not have")
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)

@@ -32,6 +32,10 @@ _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
 _READY_LIMIT = 1 << 20
 _METADATA_DEPTH = 64
 _LINE_LIMIT = 1 << 20
+# A message may repeat what the workflow wrote, and goes into the record.
+_MESSAGE_LIMIT = 2000
+# So many refused saves are told in the record, and a tenth of them in warnings.
+REFUSALS = 1000
 _LINES_LIMIT = 1 << 30
 # A record names every metric once: that many, that long.
 _NAMES_LIMIT = 10_000
@@ -78,6 +82,7 @@ class Outbox:
         self._seen: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
+        self._refusals = 0
         self.outputs: list[Output] = []
 
     def poll(self, *, give_up: bool = False) -> int:
@@ -161,9 +166,12 @@ class Outbox:
 
     def _refuse(self, answer: dict[str, Json], n: int, error: MirageError) -> None:
         code = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
-        answer["error"] = {"code": code, "message": error.message, "hint": error.hint}
-        self.outputs.append(Output(n, None, error.message))
-        self._reporter.warn(f"an artifact was not published: {error.message}")
+        message = error.message[:_MESSAGE_LIMIT]
+        answer["error"] = {"code": code, "message": message, "hint": error.hint}
+        self.outputs.append(Output(n, None, message))
+        self._refusals += 1
+        if self._refusals <= REFUSALS // 10:
+            self._reporter.warn(f"an artifact was not published: {message}")
 
     def _publish(self, top: int, n: int) -> Version:
         ready = _read_json(top, f"{n}.ready.json")
@@ -221,6 +229,10 @@ class Outbox:
         """The blob of the run's events (flows and steps), where there are any."""
         return self._keep_lines("events.jsonl", lambda line: None)
 
+    def audit(self, see: Callable[[bytes], None]) -> Digest | None:
+        """The blob of what the run's audit noted, each line shown to ``see``."""
+        return self._keep_lines("audit.jsonl", see)
+
     def _keep_lines(self, name: str, see: Callable[[bytes], None]) -> Digest | None:
         """Keep a file's whole lines as a blob and show each; None where there are none.
 
@@ -268,6 +280,12 @@ class Outbox:
             return None
         return open(descriptor, "rb", buffering=0)
 
+    def refused(self) -> tuple[str, ...]:
+        """Why artifacts were not published, for the record: the first REFUSALS, and how many more."""
+        problems = [each.problem for each in self.outputs if each.problem is not None]
+        more = len(problems) - REFUSALS
+        return (*problems[:REFUSALS], *((f"and {more} more",) if more > 0 else ()))
+
     def unfinished(self) -> int:
         """How many payloads were begun and never declared ready."""
         with self._opened() as top:
@@ -304,6 +322,9 @@ def _parse_ready(item: Any) -> _Ready:
     if not isinstance(item, dict) or item.get("schema") != "mirage-ready/1":
         raise ArtifactError("a save could not be understood: it has no schema mirage-ready/1")
     kind, version, entry = item.get("kind"), item.get("version"), item.get("entry")
+    for field, value in (("name", item.get("name")), ("format", item.get("format")), ("version", version)):
+        if not isinstance(value, str) and not (value is None and field == "version"):
+            raise ArtifactError(f"a save's {field} is not a string: {str(value)[:100]!r}")
     if kind not in KINDS:
         raise ArtifactError(f"a save names an unknown kind: {str(kind)[:100]!r}")
     if version is not None:

@@ -19,11 +19,15 @@ from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.ports import Intake, Store
+from orchestrator.sizes import readable_size
 
 MAX_FILES = 1_000_000
 MAX_DEPTH = 128
 # One KiB less than a path may have: the rest is for the folder in which a tree is laid out.
 MAX_PATH = 3072
+# A file beyond this size is refused where it has next to nothing on the disk: reading terabytes of holes takes hours.
+SPARSE_SIZE = 64 << 30
+SPARSE_SHARE = 1 / 64
 
 # RFC 8785 of strings and of sizes below 2^53, which is all that a line has; json's own encoder is seven times as fast.
 _line = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -224,6 +228,7 @@ class _Collector:
         try:
             before = os.fstat(descriptor)
             _check_regular(before, path)
+            _check_holes(before, path)
             try:
                 digest, size = self._intake.add(descriptor, before.st_size)
             except ArtifactError as error:
@@ -245,6 +250,15 @@ class _Collector:
 def _check_regular(status: os.stat_result, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ArtifactError(f"{path!r} is not a regular file ({stat.filemode(status.st_mode)})")
+
+
+def _check_holes(status: os.stat_result, path: str) -> None:
+    on_disk = status.st_blocks * 512
+    if status.st_size > SPARSE_SIZE and on_disk < status.st_size * SPARSE_SHARE:
+        raise ArtifactError(
+            f"{path!r} is {readable_size(status.st_size)} long with {readable_size(on_disk)} in it, the rest is holes",
+            hint="save what is in it, not the room around it",
+        )
 
 
 def _open(name: str, flags: int, folder: int, path: str) -> int:

@@ -7,7 +7,7 @@ strings is a range of the index. What is neither is a blob that says what stands
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from orchestrator.canonical import Json
@@ -28,29 +28,29 @@ PLAIN, MIXED, PARTIAL = (
 )  # of a path: numbers and strings only; also others, or lists; not all of it is here
 
 
-def facts_of(
-    summary: dict[str, Json], config: dict[str, Json]
-) -> Iterator[tuple[str, int, tuple[Fact, ...]]]:
+def facts_of(summary: dict[str, Json], config: dict[str, Json]) -> list[tuple[str, int, tuple[Fact, ...]]]:
     """Every path of a run with what it is like and its values. A path without a value is not told."""
-    for name, value in summary.items():
-        yield from _one(name, value)
+    found: list[tuple[str, int, tuple[Fact, ...]]] = []
+    _take(found, "", summary)
     metrics = summary.get("metrics")
     if isinstance(metrics, dict):
-        for name, value in metrics.items():
-            yield from _one(f"metrics.{name}", value)
-    yield from _below("config", config)
-
-
-def _below(path: str, value: dict[str, Json]) -> Iterator[tuple[str, int, tuple[Fact, ...]]]:
-    pending = [(path, value)]
+        _take(found, "metrics.", metrics)
+    pending = [("config.", config)]
     while pending:
         above, items = pending.pop()
-        for name, inner in items.items():
-            if "." in name:
-                continue  # no path leads to it
-            yield from _one(f"{above}.{name}", inner)
-            if isinstance(inner, dict):
-                pending.append((f"{above}.{name}", inner))
+        # no path leads to a name with a dot in it
+        items = {name: inner for name, inner in items.items() if "." not in name}
+        _take(found, above, items)
+        pending += [(f"{above}{name}.", inner) for name, inner in items.items() if isinstance(inner, dict)]
+    return found
+
+
+def _take(found: list[tuple[str, int, tuple[Fact, ...]]], above: str, items: dict[str, Json]) -> None:
+    for name, value in items.items():
+        if type(value) is str or type(value) is int:  # nearly all are: an index is made of millions
+            found.append((above + name, PLAIN, (value,)))
+        else:
+            found.extend(_one(above + name, value))
 
 
 def _one(path: str, value: Json) -> Iterator[tuple[str, int, tuple[Fact, ...]]]:
@@ -79,11 +79,3 @@ def is_direct(path: str) -> bool:
     """Whether the facts know a path: those that count into a list (`inputs.0`) they do not."""
     first, *rest = path.split(".")
     return first == "metrics" or not any(part.isdecimal() for part in rest)
-
-
-def paths_of(found: Iterable[tuple[str, int, tuple[Fact, ...]]]) -> dict[str, int]:
-    """The paths, each with the worst that it is like."""
-    kinds: dict[str, int] = {}
-    for path, kind, _ in found:
-        kinds[path] = max(kind, kinds.get(path, PLAIN))
-    return kinds

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.canonical import Json
-from orchestrator.catalog.facts import Fact, facts_of, paths_of
+from orchestrator.catalog.facts import Fact, facts_of
 from orchestrator.catalog.number import id_of, month_range
 from orchestrator.errors import StoreError
 
-SCHEMA = 1  # counts up with every change of the tables, or of what is put into them
+SCHEMA = 2  # counts up with every change of the tables, or of what is put into them
 _BUSY = 30.0  # seconds to wait for another process's write, which takes a fraction of one
 _NETWORKS = (
     "nfs",
@@ -51,11 +51,12 @@ Damaged = sqlite3.DatabaseError  # also where the file cannot be read or written
 
 
 class Entry(NamedTuple):
-    """A run as it goes into the index; both parts are JSON text."""
+    """A run as it goes into the index: both parts as JSON text and as what that says."""
 
     number: int
     summary: str
     config: str
+    values: tuple[dict[str, Json], dict[str, Json]]
 
 
 class Month(NamedTuple):
@@ -130,9 +131,9 @@ class Index:
         """Look at a key again the next time."""
         self.sql.execute("INSERT OR REPLACE INTO pending VALUES (?, ?)", (key, problem))
 
-    def settle(self, key: str) -> None:
-        """A key is taken care of."""
-        self.sql.execute("DELETE FROM pending WHERE key = ?", (key,))
+    def settle(self, keys: Iterable[str]) -> None:
+        """These keys are taken care of."""
+        self.sql.executemany("DELETE FROM pending WHERE key = ?", [(key,) for key in keys])
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take runs in, in the place of what was known of them."""
@@ -140,7 +141,7 @@ class Index:
         self.remove([entry.number for entry in entries])
         rows: list[tuple[int, Fact, int]] = []
         for entry in entries:
-            rows += self._facts(entry.number, json.loads(entry.summary), json.loads(entry.config))
+            rows += self._facts(entry.number, *entry.values)
         rows.sort(key=lambda row: row[0])  # neighbours in the tree, one after the other
         self.sql.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?, ?)", rows)
         self.sql.executemany("INSERT INTO runs VALUES (?)", [(entry.number,) for entry in entries])
@@ -151,27 +152,28 @@ class Index:
     def _facts(
         self, run: int, summary: dict[str, Json], config: dict[str, Json]
     ) -> list[tuple[int, Fact, int]]:
-        found = list(facts_of(summary, config))
-        self._learn(paths_of(found))
-        return [(self._ids[path][0], value, run) for path, _, values in found for value in values]
-
-    def _learn(self, kinds: dict[str, int]) -> None:
-        """Give every path its id, and remember the worst that was seen of it."""
-        for name, kind in kinds.items():
-            known = self._ids.get(name)
+        found = facts_of(summary, config)
+        ids = self._ids
+        for path, kind, _ in found:
+            known = ids.get(path)
             if known is None or known[1] < kind:
-                self.sql.execute(
-                    "INSERT INTO paths(name, kind) VALUES (?, ?) "
-                    "ON CONFLICT(name) DO UPDATE SET kind = max(kind, excluded.kind)",
-                    (name, kind),
-                )
-                self._ids[name] = self.sql.execute(
-                    "SELECT id, kind FROM paths WHERE name = ?", (name,)
-                ).fetchone()
+                self._learn(path, kind)
+        return [(ids[path][0], value, run) for path, _, values in found for value in values]
+
+    def _learn(self, name: str, kind: int) -> None:
+        """Give a path its id, and remember the worst that was seen of it."""
+        self.sql.execute(
+            "INSERT INTO paths(name, kind) VALUES (?, ?) "
+            "ON CONFLICT(name) DO UPDATE SET kind = max(kind, excluded.kind)",
+            (name, kind),
+        )
+        self._ids[name] = self.sql.execute("SELECT id, kind FROM paths WHERE name = ?", (name,)).fetchone()
 
     def remove(self, numbers: list[int]) -> None:
         """Forget runs."""
-        known = [each for each in numbers if self._has(each)]
+        newest = self.sql.execute("SELECT max(run) FROM runs").fetchone()[0]
+        # Runs that are newer than all are most often what is asked of, and are not there.
+        known = [each for each in numbers if newest is not None and each <= newest and self._has(each)]
         if known:
             self.sql.execute("CREATE TEMP TABLE IF NOT EXISTS gone(run INTEGER PRIMARY KEY)")
             self.sql.execute("DELETE FROM gone")
@@ -199,7 +201,7 @@ class Index:
 def entry(number: int, summary: dict[str, Json], config: dict[str, Json]) -> Entry:
     """A run for ``Index.add``. Raises StoreError for text that is none (half a surrogate pair)."""
     try:
-        found = Entry(number, _text(summary), _text(config))
+        found = Entry(number, _text(summary), _text(config), (summary, config))
         found.summary.encode()
         found.config.encode()
     except UnicodeEncodeError as error:

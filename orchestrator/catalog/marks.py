@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ def add(store: Store, run_id: RunId, kind: str, texts: Iterable[str]) -> list[Ma
             "text": text,
             "writer": f"uid-{os.getuid()}",
         }
-        name = f"{run_id}.{stamp + number:019}-{secrets.token_hex(4)}.json"
+        name = f"{run_id}.{stamp + number:019}-{os.urandom(4).hex()}.json"
         data = canonical.encode(mark)
         store.create(f"marks/{month_of(run_id)}/{name}", data)
         known.append(parse(name, data))

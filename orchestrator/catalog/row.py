@@ -19,6 +19,7 @@ from orchestrator.digest import Digest, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.ports import Store
 from orchestrator.reference import RunId
+from orchestrator.trust import dsse
 
 _SMALL = 64 << 10
 
@@ -39,12 +40,22 @@ class Row:
     @cached_property
     def statement(self) -> dict[str, Any]:
         """The record's Statement. Raises StoreError where it is damaged."""
-        found = self._decode(self.record)
+        try:
+            payload = dsse.payload_of(self.record)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+        found = self._decode(payload)
         try:
             found["predicate"]["runDetails"]["mirage_result"]
         except (KeyError, TypeError) as error:
             raise self._damaged(error) from error
         return found
+
+    @property
+    def signer(self) -> str | None:
+        """The key that the record says it is signed with; whether that is so, `mirage verify` tells."""
+        signatures = dsse.unseal(self.record).signatures
+        return signatures[0].keyid if signatures else None
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -140,6 +151,7 @@ class Row:
             "outputs": [item["id"] for item in self.result["outputs"]],
             "metrics": self.result["metrics"],
             "record": self.digest,
+            "signer": self.signer,
             "reproduces": (internal.get("reproduces") or {}).get("run"),
         }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from orchestrator.catalog import ask, listing
 from orchestrator.catalog.index import Damaged, Index, in_memory, is_damage, open_index
 from orchestrator.catalog.sync import Sync, is_run_id, record_key
+from orchestrator.digest import of_bytes
 from orchestrator.errors import ConfigError, MirageError
 from orchestrator.journal import RunFolders, is_held
 from orchestrator.reference import RunId, parse_run_id
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _SHOWN = 5
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Catalog:
@@ -96,7 +98,8 @@ class Catalog:
             name = str(json.loads(described)["id"])
         except (ValueError, KeyError, TypeError, RecursionError):
             name = self._store.location
-        known = hashlib.sha256(name.encode()).hexdigest()[:16]
+        # A store's id is random hex digits: taken as they are, no hash is needed for most questions.
+        known = name[:16] if _ID.fullmatch(name) else of_bytes(name.encode())[7:23]
         return self._folders.runs.parent / "cache" / f"index-{known}.sqlite"
 
     def open_runs(self) -> Iterator[tuple[RunId, str]]:

@@ -76,7 +76,7 @@ class Sync:
         names = {name for name in names if (marks.run_of(name) if of_marks else is_run_id(name))}
         for key in index.pending():
             if key.startswith(f"{month}/") and key.split("/")[2] not in names:
-                index.settle(key)
+                index.settle([key])
         known = index.marks_of_month(month[6:]) if of_marks else index.runs_of_month(month[5:])
         gone = [name for name in known - names if read(f"{month}/{name}{end}") is None]
         if of_marks:
@@ -113,8 +113,7 @@ class Sync:
                 self._index.sql.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", said)
                 marked = self._index.marked([each.number for each in entries])
                 self._apply(marked | {number for _, number, _ in said})
-                for key in settled:
-                    self._index.settle(key)
+                self._index.settle(settled)
                 for key, problem in problems.items():
                     self._index.postpone(key, problem)
 

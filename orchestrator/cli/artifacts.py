@@ -60,23 +60,21 @@ def ls(pattern: str, as_json: bool) -> None:
 def show(id: str, as_json: bool) -> None:
     """Show one artifact: digest, files, metadata, the run that made it."""
     from orchestrator import canonical
-    from orchestrator.artifacts import tree, version
+    from orchestrator.artifacts import code, tree, version
 
     store = Workplace.here().store
     found = version.resolve(store, id)
     entries = tree.parse(version.read_verified(store, found.manifest.tree))
+    carriers = code.carriers(store, entries)
     if as_json:
-        print_json({**_json(found), "tree": [entry.to_json() for entry in entries]})
+        told: list[Json] = [{"path": each.path, "why": each.why} for each in carriers]
+        print_json({**_json(found), "carries_code": told, "tree": [entry.to_json() for entry in entries]})
         return
     print(f"{found.ref}")
     manifest = found.manifest
     for name, value in (
         ("digest", found.digest),
-        (
-            "format",
-            manifest.format
-            + (" (a pickle runs code when it is loaded)" if manifest.format == "pickle" else ""),
-        ),
+        ("format", manifest.format),
         ("size", f"{readable_size(manifest.size)} in {manifest.files} file(s)"),
         ("created", found.created),
         ("run", found.run or "-"),
@@ -87,6 +85,14 @@ def show(id: str, as_json: bool) -> None:
         print(f"    {entry.path}{'/' if entry.kind == 'd' else ''}  {readable_size(entry.size)}")
     if len(entries) > 50:
         print(f"    and {len(entries) - 50} more (--json lists all)")
+    for each in carriers[:20]:
+        print(f"  caution  {each.path} is {each.why}: loading it runs whatever code it carries")
+    if len(carriers) > 20:
+        print(f"  caution  {len(carriers) - 20} more files like that (--json lists all)")
+    if carriers:
+        print(
+            "  -> load it only where you trust who made it, or ask for safetensors, .npz or Parquet instead"
+        )
 
 
 @artifact.command("add", context_settings=_HELP)
@@ -131,7 +137,7 @@ def get(id: str, output: Path | None, as_json: bool) -> None:
 
     store = Workplace.here().store
     found = version.resolve(store, id)
-    target = output or Path(found.manifest.entry or f"{found.ref.name}-{found.ref.version}")
+    target = output or by_hand.default_target(found)
     by_hand.copy_out(store, found, target)
     if as_json:
         print_json({**_json(found), "path": str(target)})

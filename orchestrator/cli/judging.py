@@ -20,8 +20,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
 
 @click.command(context_settings=_HELP)
 @click.argument("run_id", metavar="RUN")
+@click.option(
+    "--require-signature", "signed", is_flag=True, help="Take no record that a trusted key has not signed."
+)
 @_JSON
-def verify(run_id: str, as_json: bool) -> int:
+def verify(run_id: str, signed: bool, as_json: bool) -> int:
     """Check a run's record and everything that it names, without running anything.
 
     RUN is an id, the beginning of one, or `latest`. The exit code is 0, 9 where something is not what the record
@@ -30,10 +33,13 @@ def verify(run_id: str, as_json: bool) -> int:
     from orchestrator.judging.record import Record
     from orchestrator.judging.verify import exit_code, summary
     from orchestrator.judging.verify import verify as check
+    from orchestrator.trust import trusted
 
     place = Workplace.here()
+    trust = trusted.load(place.project.folder)
     row = place.catalog.find(run_id)
-    found = check(Record(row.run_id, row.record), place.store, place.project.folder, _engine(place))
+    record, folder = Record(row.run_id, row.record), place.project.folder
+    found = check(record, place.store, folder, _engine(place), trust=trust, signed=signed)
     if as_json:
         findings: list[Json] = [{"check": f.check, "state": f.state, "text": f.text} for f in found]
         print_json(
@@ -71,17 +77,23 @@ def _engine(place: Workplace) -> Engine | None:
     help="Run it N times, and compare these too.",
 )
 @click.option(
-    "--rtol", type=click.FloatRange(min=0), default=0.0, metavar="X", help="Relative tolerance of numbers."
+    "--rtol", type=click.FloatRange(min=0), metavar="X", help="Relative tolerance of numbers, of everything."
 )
 @click.option(
-    "--atol", type=click.FloatRange(min=0), default=0.0, metavar="X", help="Absolute tolerance of numbers."
+    "--atol", type=click.FloatRange(min=0), metavar="X", help="Absolute tolerance of numbers, of everything."
 )
 @click.option(
     "--ignore", multiple=True, metavar="REGEX", help="Leave out what matches in text, and JSON paths."
 )
 @_JSON
 def reproduce(
-    run_id: str, rebuild: bool, repeat: int, rtol: float, atol: float, ignore: tuple[str, ...], as_json: bool
+    run_id: str,
+    rebuild: bool,
+    repeat: int,
+    rtol: float | None,
+    atol: float | None,
+    ignore: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Make a run again from its record and the store, and judge it output by output.
 
@@ -91,7 +103,7 @@ def reproduce(
     """
     from orchestrator.cli import reproducing
 
-    tolerance = reproducing.tolerance_of(rtol, atol, ignore)
+    tolerance = reproducing.tolerances_of(rtol, atol, ignore)
     place = Workplace.here()
     outcome = reproducing.reproduce(
         place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.terminal import print_json, print_table
+from orchestrator.cli.terminal import exact_for_programs, harmless, print_json, print_table
 from orchestrator.cli.wiring import Workplace
 from orchestrator.errors import ConfigError, did_you_mean
 
@@ -150,10 +150,10 @@ def _lines(
 
 def _has_store(place: Workplace) -> bool:
     """Whether there is anything to list: a question makes no store."""
-    scheme, separator, rest = place.settings.store.partition("://")
+    scheme, separator, rest = place.store_name.partition("://")
     if separator and scheme != "file":
         return True
-    folder = Path(rest) if separator else place.project.folder / Path(place.settings.store).expanduser()
+    folder = Path(rest) if separator else place.folder / Path(place.store_name).expanduser()
     return (folder / "store.json").exists()
 
 
@@ -186,7 +186,9 @@ def _warn_of_unknown(
     for path in unknown:
         tails = sorted((n for n in names if n.endswith(f".{path}")), key=lambda n: n[0] != "m")[:3]
         hint = f"did you mean {' or '.join(tails)}?" if tails else did_you_mean(path, names)
-        print(f"warning: no run has a value of {path}{f' ({hint})' if hint else ''}", file=sys.stderr)
+        print(
+            harmless(f"warning: no run has a value of {path}{f' ({hint})' if hint else ''}"), file=sys.stderr
+        )
 
 
 def committed_as(place: Workplace, runs: Sequence[dict[str, Json]]) -> dict[str, str]:
@@ -199,7 +201,7 @@ def committed_as(place: Workplace, runs: Sequence[dict[str, Json]]) -> dict[str,
     from orchestrator.source.checkout import locate
 
     try:
-        folder = place.project.folder
+        folder = place.folder
         found = history.commits_with_trees(folder, locate(folder).prefix, {str(run["tree"]) for run in dirty})
     except SourceError:
         return {}  # not in a repository just now: nothing to add
@@ -222,6 +224,7 @@ def _print_csv(lines: Sequence[Line], wanted: Sequence[str] | None) -> None:
             metrics = line.lookup("metrics")
             names.update(dict.fromkeys(metrics if isinstance(metrics, dict) else ()))
         wanted = (*_CSV, *(f"metrics.{name}" for name in sorted(names)))
+    exact_for_programs()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(wanted)
     for line in lines:
@@ -232,6 +235,7 @@ def _print_table(place: Workplace, lines: Sequence[Line]) -> None:
     from orchestrator.catalog.fields import local_time
 
     later = committed_as(place, [line.summary() for line in lines])
+    signers = _signers(place, {str(line.lookup("signer")) for line in lines if line.lookup("signer")})
     rows = []
     for line in lines:
         told = line.summary()
@@ -247,13 +251,24 @@ def _print_table(place: Workplace, lines: Sequence[Line]) -> None:
             "commit": later[line.run_id][:10] if line.run_id in later else commit,
             "tags": " ".join(map(str, tags)) if isinstance(tags, list) and tags else "-",
             "verdict": _verdict(told),
+            "signer": signers.get(str(told.get("signer")), "-"),
             "metrics": " ".join(shown) or "-",
         }
         rows.append({name: plain(cell) for name, cell in cells.items()})
     # A column that says nothing of any run takes no room.
-    told_of_few = ("tags", "verdict")
+    told_of_few = ("tags", "verdict", "signer")
     names = [name for name in rows[0] if name not in told_of_few or any(row[name] != "-" for row in rows)]
     print_table(names, [[row[name] for name in names] for row in rows])
+
+
+def _signers(place: Workplace, keyids: set[str]) -> dict[str, str]:
+    """The names of keys that records say they are signed with; of one that is not trusted here, its beginning."""
+    if not keyids:
+        return {}
+    from orchestrator.trust import trusted
+
+    trust = trusted.load(place.project.folder)
+    return {keyid: trust.name_of(keyid) or f"{keyid[:13]}?" for keyid in keyids}
 
 
 def _verdict(told: dict[str, Json]) -> str:

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.terminal import fail
+from orchestrator.cli.terminal import fail, guard_stdout, settle
 from orchestrator.errors import MirageError, StoreError
 
 # name -> (module, attribute, one line of help)
@@ -23,17 +23,23 @@ _COMMANDS = {
     "init": ("project", "init", "Make a new project, ready to commit."),
     "ls": ("listing", "ls", "List runs, newest first."),
     "show": ("questions", "show", "Show one run."),
-    "logs": ("questions", "logs", "Print a run's output."),
+    "logs": ("logs", "logs", "Print a run's output."),
     "diff": ("relations", "diff", "What differs between two runs."),
     "lineage": ("relations", "lineage", "Where an artifact comes from, and what was made of it."),
     "explain": ("relations", "explain", "What decided each key of a run, and what was nearest."),
     "tag": ("questions", "tag", "Tag a run."),
     "note": ("questions", "note", "Write a note beside a run."),
+    "report": ("reporting", "report", "Write a report of runs: one HTML file."),
+    "export": ("exporting", "export", "Write runs for other tools: RO-Crate, CycloneDX, MLflow, ..."),
     "verify": ("judging", "verify", "Check a run's record and all that it names, running nothing."),
     "reproduce": ("judging", "reproduce", "Make a run again, and judge it output by output."),
+    "key": ("keys", "key", "Keys that sign records, and keys that are trusted."),
+    "log": ("keys", "log", "The store's log of records: checkpoint, verify."),
     "artifact": ("artifacts", "artifact", "Look at artifacts and take them out."),
     "base": ("images", "base", "Build, pin and show the base image."),
     "image": ("images", "image", "Build the image of a config without running it."),
+    "wait": ("following", "wait", "Wait for a run's end."),
+    "cancel": ("following", "cancel", "Stop a run, whoever follows it."),
     "recover": ("upkeep", "recover", "Adopt or reap what a dead process left."),
     "doctor": ("upkeep", "doctor", "Check engine, store, disk and leftovers."),
 }
@@ -66,6 +72,7 @@ def mirage() -> None:
 
 def _call(command: click.Command, name: str) -> int:
     """Run a command to its exit code; every failure becomes a message on stderr."""
+    guard_stdout()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         return int(code or 0)
@@ -94,9 +101,11 @@ def _call(command: click.Command, name: str) -> int:
 
 def _leave(code: int) -> NoReturn:
     """End the process at once: taking a hundred modules apart first would cost a tenth of a cached run."""
-    for stream in (sys.stdout, sys.stderr):
+    if settle():
         with suppress(OSError, ValueError):
-            stream.flush()
+            sys.stderr.flush()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     os._exit(code)
 
 

@@ -1,10 +1,8 @@
-"""The questions about one run: `mirage show`, `mirage logs`, and what people say of it: `mirage tag`, `mirage note`."""
+"""The questions about one run: `mirage show`, and what people say of it: `mirage tag`, `mirage note`."""
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,15 +12,11 @@ from orchestrator.cli.wiring import Workplace
 from orchestrator.sizes import readable_size
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from orchestrator.canonical import Json
     from orchestrator.catalog import Row
     from orchestrator.catalog.marks import Mark
-    from orchestrator.reference import RunId
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-_CHUNK = 1 << 20
 
 
 @click.command(context_settings=_HELP)
@@ -36,21 +30,32 @@ def show(run_id: str, as_json: bool) -> None:
     row = place.catalog.find(run_id)
     told = row.summary()
     later = committed_as(place, [told]).get(row.run_id)
+    state, words = _signature(place, row)
     if as_json:
         print_json(
             {
                 **told,
                 "committed_as": later,
+                "signature": state,
                 "result": row.result,
                 "config_values": row.config,
                 "statement": row.statement,
             }
         )
         return
-    _show(row, told, later)
+    _show(row, told, later, words)
 
 
-def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
+def _signature(place: Workplace, row: Row) -> tuple[str, str]:
+    """Whose signature the record has, checked, and in words."""
+    from orchestrator.trust import dsse, trusted
+
+    trust = trusted.load(place.project.folder)
+    return trust.told(dsse.unseal(row.record), str(row.details["builder"]["id"]))
+
+
+def _show(row: Row, told: dict[str, Json], later: str | None, signed: str) -> None:
+    from orchestrator import fences
     from orchestrator.catalog import local_time
 
     details = row.details
@@ -73,7 +78,9 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         ("image", str(told["image"])),
         ("run key", str(told["run_key"])),
         ("builder", str(details["builder"]["id"])),
+        ("fences", ", ".join(fences.changed(row.definition)) or "as by default"),
         ("record", str(told["record"])),
+        ("signed", signed),
         (
             "verdict",
             f"makes {told['reproduces']} again" if told["reproduces"] else str(told["verdict"] or "-"),
@@ -86,6 +93,8 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         print(f"  {title}" if items else f"  {title:<9}-")
         for item in items:
             print(f"    {item}")
+    for line in _used(row):
+        print(f"  {line}")
     for problem in row.result.get("unpublished", []):
         print(f"  not published: {problem}")
     tags, notes = told["tags"], told["notes"]
@@ -95,9 +104,24 @@ def _show(row: Row, told: dict[str, Json], later: str | None) -> None:
         print(f"  note     {plain(str(note))}")
 
 
+def _used(row: Row) -> list[str]:
+    """What the run's audit noted beside its inputs."""
+    audit = row.details.get("mirage_audit") or {}
+    words = {
+        "missing": "looked for",
+        "writes": "tried to write",
+        "connections": "connected to",
+        "programs": "started",
+        "host": "read of the machine",
+    }
+    return [f"{text}: {', '.join(audit[name])}" for name, text in words.items() if audit.get(name)]
+
+
 def _inputs(row: Row) -> list[str]:
+    unused = (row.details.get("mirage_audit") or {}).get("inputsUnused", ())
     return [
         f"{item['annotations']['id']}  sha256:{item['digest']['sha256']}"
+        + ("  (not seen used)" if item["name"].removeprefix("input:") in unused else "")
         for item in row.definition["resolvedDependencies"]
         if item["name"].startswith("input:")
     ]
@@ -111,64 +135,6 @@ def _outputs(row: Row) -> list[str]:
 
 def _metrics(row: Row) -> list[str]:
     return [f"{name} = {number(value)}" for name, value in row.result["metrics"].items()]
-
-
-@click.command(context_settings=_HELP)
-@click.argument("run_id", metavar="RUN")
-@click.option("-f", "--follow", is_flag=True, help="Go on while the run goes on.")
-@click.option("--json", "as_json", is_flag=True, help="Print the log with its digest as one object.")
-def logs(run_id: str, follow: bool, as_json: bool) -> None:
-    """Print a run's output, stdout and stderr as they came.
-
-    RUN is an id, the beginning of one, or `latest`; a run that is not finished is found too.
-    """
-    place = Workplace.here()
-    opened = [each for each in place.folders.unfinished() if each.startswith(run_id)]
-    if run_id == "latest" and place.folders.unfinished():
-        opened = place.folders.unfinished()[-1:]
-    if len(opened) == 1 and not as_json:
-        _print_open(place, opened[0], follow)
-        return
-    row = place.catalog.find(run_id)
-    digest = row.byproduct("log")
-    if as_json:
-        data = b"".join(_read(place, digest)) if digest else b""
-        print_json({"run_id": row.run_id, "digest": digest, "text": data.decode("utf-8", "replace")})
-        return
-    if digest is not None:
-        for piece in _read(place, digest):
-            sys.stdout.buffer.write(piece)
-        sys.stdout.flush()
-
-
-def _read(place: Workplace, digest: Any) -> Any:
-    """A blob's bytes, verified before the first of them is given."""
-    from orchestrator.artifacts.version import verify_blob
-    from orchestrator.errors import StoreError
-
-    if not verify_blob(place.store, digest):
-        raise StoreError(f"the log {digest} is missing or damaged in the store {place.store.location}")
-    with place.store.open(digest) as source:
-        while piece := source.read(_CHUNK):
-            yield piece
-
-
-def _print_open(place: Workplace, run_id: RunId, follow: bool) -> None:
-    """The spool of a run that goes on, from its beginning; with ``follow`` until it is sealed."""
-    log: Path = place.folders.of(run_id) / "log"
-    at = 0
-    while True:
-        alive = run_id in place.folders.unfinished()
-        if log.exists():
-            with log.open("rb") as source:
-                source.seek(at)
-                while piece := source.read(_CHUNK):
-                    at += len(piece)
-                    sys.stdout.buffer.write(piece)
-                sys.stdout.flush()
-        if not follow or not alive:
-            return
-        time.sleep(0.1)
 
 
 @click.command(context_settings=_HELP)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.catalog import marks
-from orchestrator.compare.difference import ALIKE, Tolerance
-from orchestrator.errors import ConfigError
+from orchestrator.compare.difference import ALIKE
+from orchestrator.compare.tolerances import Tolerances, recorded
+from orchestrator.errors import CannotVerify, ConfigError
 from orchestrator.judging import judgement, sources, verdicts
 from orchestrator.judging import reproduce as reproduction
 from orchestrator.judging.record import Record, wanted_image
 from orchestrator.judging.verdicts import Judgement
+from orchestrator.trust import trusted
 
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
@@ -59,21 +61,32 @@ class Outcome:
         }
 
 
-def tolerance_of(rtol: float, atol: float, ignore: tuple[str, ...]) -> Tolerance:
-    """The tolerance of the options. Raises ConfigError for a pattern that is none."""
+def tolerances_of(rtol: float | None, atol: float | None, ignore: tuple[str, ...]) -> Tolerances:
+    """What the options allow. Raises ConfigError for a pattern that is none."""
     for text in ignore:
         try:
             re.compile(text)
         except re.error as error:
             raise ConfigError(f"--ignore {text!r} is no regular expression: {error}") from error
-    return Tolerance(rtol, atol, ignore)
+    return Tolerances((), rtol, atol, ignore)
 
 
-def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool, repeat: int) -> Outcome:
-    """Make a run again ``repeat`` times and judge it. Raises CannotVerify where it cannot be made."""
+def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: bool, repeat: int) -> Outcome:
+    """Make a run again ``repeat`` times and judge it, within the recorded tolerances and those of the command line.
+
+    Raises CannotVerify where it cannot be made.
+    """
     services = place.services()
+    services.notary.ready()
     record = Record(row.run_id, row.record)
+    signed = trusted.load(place.project.folder).check(record.envelope)
+    if signed.state == trusted.BAD:
+        raise CannotVerify(
+            f"the record of {record.run_id} says that {signed.keyid} signed it, and that key did not: it was changed",
+            hint=f"`mirage verify {record.run_id}`; restore it from another copy of the store",
+        )
     first = reproduction.original(services, record)
+    tolerance = replace(tolerance, committed=recorded(record.external))
     found = reproduction.find_image(services, record, anew=rebuild)
     wanted = wanted_image(record)
     runs = [reproduction.again(services, first, found) for _ in range(repeat)]
@@ -96,14 +109,13 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerance, *, rebuild: bool
         image=image,
         tolerance=tolerance,
     )
-    data = verdicts.statement(first, runs, told)
-    _, digest = verdicts.keep(place.store, record, runs[-1].record, data)
+    _, digest = verdicts.keep(services.notary, first, runs, told)
     marks.add(place.store, record.run_id, "verdict", [told.summary])
     return Outcome(record.run_id, tuple(run.record.run_id for run in runs), told, digest)
 
 
-def _judge(place: Workplace, first: Made, runs: list[Made], tolerance: Tolerance) -> list[Verdict]:
+def _judge(place: Workplace, first: Made, runs: list[Made], tolerance: Tolerances) -> list[Verdict]:
     against_first = [judgement.judge(place.store, first, run, tolerance) for run in runs]
-    exact = Tolerance()
+    exact = Tolerances()
     itself = [judgement.judge(place.store, runs[0], run, exact) for run in runs[1:]]
     return judgement.varying(judgement.worst(against_first), itself)

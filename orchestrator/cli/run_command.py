@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.terminal import print_json
+from orchestrator.cli.following import EXIT
+from orchestrator.cli.terminal import print_json, settle
 from orchestrator.cli.wiring import EngineSoon, Workplace
 from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
     from orchestrator.run import Finished
-
-_EXIT = {"succeeded": 0, "failed": 1, "interrupted": 130, "lost": 8}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,6 +35,8 @@ _EXIT = {"succeeded": 0, "failed": 1, "interrupted": 130, "lost": 8}
     "--network", type=click.Choice(["none", "bridge", "host"]), help="The workflow's network (default: none)."
 )
 @click.option("--gpus", metavar="N|all|IDS", help="GPUs for the workflow.")
+@click.option("--timeout", metavar="DURATION", help="Stop the run after it: 90, 15m, 2h.")
+@click.option("--detach", is_flag=True, help="Print the run's id as soon as it has started, and return.")
 @click.option("--no-cache", is_flag=True, help="Build base, environment and image anew, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.version_option(__version__, prog_name="mirage-run")
@@ -46,6 +48,8 @@ def run(
     snapshot: bool,
     network: str | None,
     gpus: str | None,
+    timeout: str | None,
+    detach: bool,
     no_cache: bool,
     as_json: bool,
     extra: tuple[str, ...],
@@ -62,6 +66,11 @@ def run(
             "which config? --config FILE is missing",
             hint=near or "for example --config configs/experiment_001.yaml",
         )
+    background = None
+    if detach:
+        from orchestrator.cli import detaching
+
+        background = detaching.fork(as_json)  # before there is any thread
     engine = EngineSoon()
     from orchestrator.config import find_project, load_config, load_project
 
@@ -78,6 +87,8 @@ def run(
         flags["run.network"] = network
     if gpus is not None:
         flags["run.gpus"] = _gpus(gpus)
+    if timeout is not None:
+        flags["run.timeout"] = timeout
     config = load_config(project, config_file, overrides, flags)
     if config.settings.run.secrets:
         raise ConfigError(
@@ -90,12 +101,16 @@ def run(
     place = Workplace(project, config.settings, engine)
     _settle_orphans(place)
     request = Request(config, overrides, extra, no_cache)
-    finished = runs.run(request, place.services())
-    if as_json:
-        print_json(runs.to_json(finished.plan, finished.sealed, finished.seconds))
-    else:
-        _tell(finished)
-    return _EXIT[finished.sealed.result.status]
+    started = None if background is None else background.leave(place.folders, place.reporter)
+    finished = runs.run(request, place.services(), started=started)
+    settle()
+    with suppress(BrokenPipeError):  # whoever read stdout went away: the exit code still says how it ended
+        if as_json:
+            print_json(runs.to_json(finished))
+        else:
+            _tell(finished)
+        sys.stdout.flush()
+    return EXIT[finished.sealed.result.status]
 
 
 def _gpus(text: str) -> Json:
@@ -143,7 +158,12 @@ def _tell(finished: Finished) -> None:
         print(f"  metric {name} = {value:.6g}" if value is not None else f"  metric {name} = (not a number)")
     image = plan.summary()["image"]
     assert isinstance(image, dict)
+    changed = plan.summary()["fences"]
+    if isinstance(changed, list) and changed:
+        print(f"  fences {', '.join(map(str, changed))}")
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
+    for hint in finished.hints:
+        print(f"  -> {hint}")
     if result.status == "failed":
         print(f"  -> `mirage logs {plan.run_id}` prints its output again")

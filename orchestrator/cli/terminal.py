@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -10,6 +11,49 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from orchestrator.canonical import Json
+from orchestrator.cli.screen import Screen
+
+_screens: list[Screen] = []
+
+
+def harmless(text: str) -> str:
+    """Text as it may go to a terminal: what is not printable (escape sequences, text that turns around) is spelt out.
+
+    Names of metrics, of files and of branches come from workflows, stores and repositories of others.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _spelt(c) for c in text)
+
+
+def _spelt(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class HarmlessText(io.TextIOWrapper):
+    """A text stream that lets no control character through but line ends and tabs; ``buffer`` takes bytes as they are."""
+
+    exact = False
+
+    def write(self, text: str) -> int:
+        """Write text, harmless unless it is to be exact."""
+        super().write(text if self.exact else harmless(text))
+        return len(text)
+
+
+def guard_stdout() -> None:
+    """From here on what is printed as text is harmless; the workflow's own log goes through ``buffer``."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not isinstance(sys.stdout, HarmlessText):
+        encoding, line = sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = HarmlessText(
+            sys.stdout.detach(), encoding=encoding, errors="backslashreplace", line_buffering=line
+        )
+
+
+def exact_for_programs() -> None:
+    """Print values exactly as they are where a program reads them; a terminal still gets them harmless."""
+    if isinstance(sys.stdout, HarmlessText) and not sys.stdout.isatty():
+        sys.stdout.exact = True
 
 
 class TerminalReporter:
@@ -23,41 +67,50 @@ class TerminalReporter:
         self._folds = terminal
         self._folded = False
         self._line_open = False
-        self._broken = False
+        self._screen = Screen(self._stream)
+        self._shows_log = True
+        _screens.append(self._screen)
+
+    def leave_terminal(self) -> None:
+        """From now on the stream is a file: no folding, no colour, and nothing of the log, which is kept elsewhere."""
+        self._screen.settle()
+        self._folds = self._colour = self._shows_log = False
 
     def stage(self, name: str, detail: str = "") -> None:
         """A stage begins."""
-        self._line(f"{self._paint('==>', '36')} {name}{': ' + detail if detail else ''}")
+        self._line(self._paint("==>", "36"), f" {name}{': ' + detail if detail else ''}")
 
     def note(self, text: str) -> None:
         """Something worth a line."""
-        self._line(f"    {text}")
+        self._line("", f"    {text}")
 
     def warn(self, text: str) -> None:
         """Something to know."""
-        self._line(f"{self._paint('warning:', '33')} {text}")
+        self._line(self._paint("warning:", "33"), f" {text}")
 
     def detail(self, text: str) -> None:
         """A line of a long step: the last one only, on a terminal; nothing elsewhere."""
         if self._folds:
             with self._lock:
-                self._put(f"\r\x1b[K    {text[:100]}".encode("utf-8", "replace"))
+                self._put(f"\r\x1b[K    {harmless(text[:100])}".encode("utf-8", "replace"))
                 self._folded = True
 
     def log(self, stream: str, data: bytes) -> None:
         """Output of the workflow."""
+        if not self._shows_log:
+            return
         with self._lock:
             self._unfold()
-            self._put(data)
+            self._screen.put(data, log=True)
             self._line_open = not data.endswith(b"\n")
 
-    def _line(self, text: str) -> None:
+    def _line(self, head: str, text: str) -> None:
         with self._lock:
             self._unfold()
             if self._line_open:
                 self._put(b"\n")
                 self._line_open = False
-            self._put(text.encode("utf-8", "replace") + b"\n")
+            self._put((head + harmless(text)).encode("utf-8", "replace") + b"\n")
 
     def _unfold(self) -> None:
         if self._folded:
@@ -65,21 +118,25 @@ class TerminalReporter:
             self._folded = False
 
     def _put(self, data: bytes) -> None:
-        if self._broken:
-            return
-        try:
-            self._stream.buffer.write(data)
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._broken = True  # a closed terminal must not end the run
+        self._screen.put(data)
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
 
 
+def settle() -> bool:
+    """Let what is on its way to the terminal arrive, before anything is written past it; False where it does not."""
+    arrived = [screen.settle() for screen in _screens]
+    return all(arrived)
+
+
 def print_json(value: Json) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """One JSON document on stdout; what is not printable in it stands as JSON's own escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():
+        # all of it is inside of strings, where an escape means the same
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    sys.stdout.write(text + "\n")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -91,8 +148,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def fail(message: str, hint: str | None) -> None:
     """An error on stderr: what happened, then what to do next."""
+    if not settle():
+        return  # nobody reads it: writing would wait for ever
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     head = "\x1b[31merror:\x1b[0m" if colour else "error:"
-    print(f"{head} {message}", file=sys.stderr)
+    print(f"{head} {harmless(message)}", file=sys.stderr)
     if hint:
-        print(f"  -> {hint}", file=sys.stderr)
+        print(f"  -> {harmless(hint)}", file=sys.stderr)

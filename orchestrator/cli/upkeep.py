@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from orchestrator.cli.terminal import print_json
 from orchestrator.cli.wiring import Workplace
+
+if TYPE_CHECKING:
+    from orchestrator.ports import Engine
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -68,9 +75,15 @@ def recover(run_ids: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command(context_settings=_HELP)
+@click.option("--rot", is_flag=True, help="Say of every past run what it would still need from outside.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
-def doctor(as_json: bool) -> int:
-    """Check git, engine, store, disk and leftovers, and say what to do; the exit code is that of what fails."""
+def doctor(rot: bool, as_json: bool) -> int:
+    """Check git, engine, store, disk and leftovers, and say what to do; the exit code is that of what fails.
+
+    With --rot: past runs instead; the exit code is 10 where one needs something that the store does not have.
+    """
+    if rot:
+        return _rot(as_json)
     from orchestrator.cli.doctor import examine
 
     findings = examine(Workplace.here)
@@ -88,3 +101,33 @@ def doctor(as_json: bool) -> int:
             if finding.hint and finding.state != "ok":
                 print(f"      {'':<9} -> {finding.hint}")
     return next((finding.exit_code for finding in findings if finding.state == "fail"), 0)
+
+
+def _rot(as_json: bool) -> int:
+    """What past runs would need, the newest first."""
+    from orchestrator.errors import CannotVerify, MirageError
+    from orchestrator.image.library import Library
+    from orchestrator.judging import rot
+    from orchestrator.judging.record import Record
+    from orchestrator.store.folder import FolderStore
+
+    place = Workplace.here()
+    engine: Engine | None = place.engine
+    try:
+        place.engine.info()
+    except MirageError as error:
+        place.reporter.warn(f"no engine is asked: {error.message}")
+        engine = None
+    rows = sorted(place.catalog.rows(), key=lambda row: row.run_id, reverse=True)
+    records = [Record(row.run_id, row.record) for row in rows]
+    with tempfile.TemporaryDirectory() as nothing:
+        library = Library(FolderStore.open_at(Path(nothing)), place.store)
+        found = list(rot.examine(records, place.store, library, place.project.folder, engine))
+    if as_json:
+        print_json({"runs": [each.to_json() for each in found]})
+    else:
+        for each in found:
+            print(f"{each.state:<8} {each.run_id}  image from {each.image}")
+            for need in each.needs:
+                print(f"{'':<8} needs {need}")
+    return 0 if all(each.state == rot.WHOLE for each in found) else CannotVerify.exit_code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.ports import Engine, Reporter, Store
     from orchestrator.prepare import Services
     from orchestrator.recover import Recovery
+    from orchestrator.trust.notary import Notary
 
 
 class EngineSoon:
@@ -58,24 +58,31 @@ def _engine() -> Engine:
     return DockerEngine(choose(os.environ))
 
 
-@dataclass(frozen=True)
 class Workplace:
     """A project with everything that commands open, each opened when first asked for.
 
     Imports stand in the properties: each command pays only for what it uses.
     """
 
-    project: Project
-    settings: ProjectSettings
-    engine_soon: EngineSoon | None = None
+    def __init__(
+        self, project: Project, settings: ProjectSettings, engine_soon: EngineSoon | None = None
+    ) -> None:
+        self.folder = project.folder
+        self.project = project
+        self.settings = settings
+        self.engine_soon = engine_soon
 
     @classmethod
     def here(cls) -> Workplace:
-        """The project that the current folder lies in. Raises ConfigError."""
-        from orchestrator.config import find_project, load_project
+        """The project that the current folder lies in. Raises ConfigError, for project.yaml when that is read."""
+        from orchestrator.project_folder import find_project
 
-        project = load_project(find_project(Path.cwd()))
-        return cls(project, project.settings)
+        return _Here(find_project(Path.cwd()))
+
+    @property
+    def store_name(self) -> str:
+        """What `store:` says."""
+        return self.settings.store
 
     @cached_property
     def reporter(self) -> Reporter:
@@ -87,7 +94,7 @@ class Workplace:
         """The project's store."""
         from orchestrator.store.opening import open_store
 
-        return open_store(self.settings.store, self.project.folder, self.settings.s3)
+        return open_store(self.store_name, self.folder, self.settings.s3)
 
     @cached_property
     def library(self) -> Library:
@@ -95,14 +102,14 @@ class Workplace:
         from orchestrator.image.library import Library, cache_folder
         from orchestrator.store.folder import FolderStore
 
-        return Library(FolderStore.open_at(cache_folder()), self.store)
+        return Library(FolderStore.open_at(cache_folder()), self.store, self.settings.bank)
 
     @cached_property
     def folders(self) -> RunFolders:
         """The project's runs."""
         from orchestrator.journal import RunFolders
 
-        top = self.project.folder / ".mirage"
+        top = self.folder / ".mirage"
         return RunFolders(runs=top / "runs", open=top / "open")
 
     @cached_property
@@ -147,7 +154,17 @@ class Workplace:
         """What dead processes left."""
         from orchestrator.recover import Recovery
 
-        return Recovery(self.executor, self.store, self.folders, self.reporter)
+        return Recovery(self.executor, self.store, self.folders, self.reporter, self.notary)
+
+    @cached_property
+    def notary(self) -> Notary:
+        """What seals records: the key that is configured, and the store's log."""
+        from orchestrator.trust.chosen import lazily
+        from orchestrator.trust.notary import Notary
+
+        signer = lazily(self.settings.sign.key, self.project.folder, os.environ)
+        memory = self.project.folder / ".mirage" / "cache" / "log.json"
+        return Notary(self.store, signer, memory, self.reporter)
 
     def services(self) -> Services:
         """All that a run works with."""
@@ -161,4 +178,33 @@ class Workplace:
             executor=self.executor,
             reporter=self.reporter,
             folders=self.folders,
+            notary=self.notary,
         )
+
+
+class _Here(Workplace):
+    """A project of which only the folder is known yet: project.yaml is read when more of it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.engine_soon = None
+
+    @cached_property
+    def project(self) -> Project:  # type: ignore[override]  # it is set by those who read it before
+        from orchestrator.config import load_project
+
+        return load_project(self.folder)
+
+    @cached_property
+    def settings(self) -> ProjectSettings:  # type: ignore[override]
+        return self.project.settings
+
+    @cached_property
+    def store_name(self) -> str:
+        from orchestrator.project_folder import remember_store, remembered_store
+
+        found = remembered_store(self.folder)
+        if found is None:
+            found = self.settings.store
+            remember_store(self.folder, self.project.source, found)
+        return found

@@ -7,6 +7,7 @@ high-level one asks several more questions per call.
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -18,21 +19,23 @@ import requests
 import urllib3
 
 from orchestrator.digest import CHUNK
-from orchestrator.errors import EngineError
-from orchestrator.executors import docker_json, tar_stream
-from orchestrator.executors.endpoint import Endpoint
-from orchestrator.ports import (
+from orchestrator.engine_values import (
     BuildFailed,
     BuildSpec,
     ContainerSpec,
     ContainerState,
     EngineInfo,
     LoadedImage,
-    Reporter,
 )
+from orchestrator.errors import EngineError
+from orchestrator.executors import docker_json, tar_stream
+from orchestrator.executors.endpoint import Endpoint
+from orchestrator.ports import Reporter
 
 # Seconds for an answer to an ordinary call; waiting and following have none.
 _ANSWER = 120
+# Seconds for a sign of life.
+_SIGN = 5
 _STEP = re.compile(r"step (\d+)/\d+ ?: ", re.I)  # docker's classic builder, and podman in capitals
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the classic builder prints what comes from stderr in red
 _LAST_LINES = 20
@@ -51,12 +54,7 @@ class DockerEngine:
         """The client, connected; untyped, since the stubs do not cover the low-level calls that we make."""
         if self._connected is None:
             try:
-                self._connected = docker.APIClient(
-                    base_url=self._endpoint.url,
-                    version="auto",
-                    timeout=_ANSWER,
-                    tls=_tls(self._endpoint.certificates) if self._endpoint.certificates else False,
-                )
+                self._connected = self._client(_ANSWER)
             except (docker.errors.DockerException, OSError) as error:
                 raise EngineError(
                     f"the container engine at {self._endpoint.url} ({self._endpoint.origin}) "
@@ -160,7 +158,7 @@ class DockerEngine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container; gives its id."""
-        host = docker_json.host_options(spec)
+        host = docker_json.host_options(spec, podman=self.info().name == "podman")
         with _told("create a container"):
             made = self._api.create_container_from_config(
                 self._api.create_container_config(
@@ -193,15 +191,58 @@ class DockerEngine:
             )
         return _named(stream)
 
-    def logs(self, container: str, *, follow: bool) -> Iterator[bytes]:
-        """All output that the engine kept so far, and what follows while the container runs."""
-        with _told("read the container's log"):
-            yield from self._api.logs(container, stdout=True, stderr=True, stream=True, follow=follow)
+    def logs(
+        self, container: str, *, follow: bool, since: float | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        """All output that the engine kept so far, and what follows while the container runs.
 
-    def wait(self, container: str) -> None:
-        """Return when the container is no longer running, or when the connection broke."""
-        with suppress(EngineError), _told("wait for the container"):
-            self._api.wait(container, timeout=None)
+        The library's own call does not tell the streams apart.
+        """
+        with _told("read the container's log"):
+            answer = self._api._get(
+                self._api._url("/containers/{0}/logs", container),
+                params={"stdout": 1, "stderr": 1, "follow": int(follow), "since": since or 0},
+                stream=True,
+            )
+            try:
+                self._api._disable_socket_timeout(self._api._get_raw_response_socket(answer))
+                yield from docker_json.frames(answer.raw.read)
+            finally:
+                answer.close()
+
+    def wait(self, container: str) -> bool:
+        """Return when the container is no longer running, or, with False, when the connection broke."""
+        try:
+            with _told("wait for the container"):
+                self._api.wait(container, timeout=None)
+        except EngineError:
+            return False
+        return True
+
+    def ping(self) -> None:
+        """Ask it for a sign of life, on a connection of its own: one that is open already may outlive its engine."""
+        with _told("reach the engine"):
+            client = self._client(_SIGN, self._api.api_version)
+            try:
+                client.ping()
+            finally:
+                client.close()
+
+    def _client(self, timeout: int, version: str = "auto") -> Any:
+        certificates = self._endpoint.certificates
+        return docker.APIClient(
+            base_url=self._endpoint.url,
+            version=version,
+            timeout=timeout,
+            tls=_tls(certificates) if certificates else False,
+        )
+
+    def listening_since(self) -> float | None:
+        """The age of its socket, which an engine makes anew at its start (with socket activation systemd does)."""
+        try:
+            return os.stat(self._endpoint.url.removeprefix("unix://")).st_mtime
+        except OSError:
+            return None
 
     def inspect(self, container: str) -> ContainerState | None:
         """The state, or None where there is no such container."""
@@ -241,11 +282,16 @@ class DockerEngine:
         return tuple(state for state in states if state is not None)
 
     def run_in(
-        self, container: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...], reporter: Reporter
+        self,
+        container: str,
+        argv: tuple[str, ...],
+        env: tuple[tuple[str, str], ...],
+        reporter: Reporter,
+        user: str = "0:0",
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes line by line to the reporter."""
         with _told(f"run {argv[0]} in the container"):
-            made = self._api.exec_create(container, list(argv), environment=dict(env), user="0:0")
+            made = self._api.exec_create(container, list(argv), environment=dict(env), user=user)
             output: list[str] = []
             rest = b""
             for piece in self._api.exec_start(made["Id"], stream=True):

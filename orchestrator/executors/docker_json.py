@@ -5,10 +5,10 @@ Pure translation, without the library and without the engine (moby, api/swagger.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from orchestrator.ports import ContainerSpec, ContainerState, EngineInfo, LoadedImage
+from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, LoadedImage
 
 
 def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
@@ -39,6 +39,7 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         cpus=int(info.get("NCPU", 0)),
         memory=int(info.get("MemTotal", 0)),
         id=str(info.get("ID") or ""),
+        live_restore=bool(info.get("LiveRestoreEnabled")),
     )
 
 
@@ -71,7 +72,16 @@ def state_of(found: Mapping[str, Any]) -> ContainerState:
     )
 
 
-def host_options(spec: ContainerSpec) -> dict[str, Any]:
+def frames(read: Callable[[int], bytes]) -> Iterator[tuple[str, bytes]]:
+    """A container's multiplexed output: of each frame, the stream's number, three zeros, four bytes of length."""
+    while len(head := read(8)) == 8:
+        left = int.from_bytes(head[4:], "big")
+        while left and (data := read(left)):
+            left -= len(data)
+            yield ("stderr" if head[0] == 2 else "stdout"), data
+
+
+def host_options(spec: ContainerSpec, *, podman: bool = False) -> dict[str, Any]:
     """What a container may do, as the arguments of docker-py's `create_host_config`."""
     options: dict[str, Any] = {
         "network_mode": spec.network,
@@ -83,7 +93,7 @@ def host_options(spec: ContainerSpec) -> dict[str, Any]:
         # bind mounts by Mounts, never by Binds: those make a missing source silently
         "mounts": [_mount("bind", m.source, m.target, m.read_only) for m in spec.mounts]
         + [_mount("volume", name, target, False) for name, target in spec.volumes],
-        "tmpfs": {t.target: t.options for t in spec.tmpfs},
+        "tmpfs": {t.target: _unowned(t.options) if podman else t.options for t in spec.tmpfs},
         "log_config": {"type": "json-file", "config": {"max-size": "64m", "max-file": "4"}},
         "ulimits": [{"name": "core", "soft": 0, "hard": 0}],
     }
@@ -93,6 +103,8 @@ def host_options(spec: ContainerSpec) -> dict[str, Any]:
         options["mem_limit"] = options["memswap_limit"] = spec.memory
     if spec.cpus is not None:
         options["nano_cpus"] = int(spec.cpus * 1e9)
+    if spec.runtime is not None:
+        options["runtime"] = spec.runtime
     if spec.gpus:
         options["device_requests"] = [_device_request(spec.gpus)]
     return options
@@ -101,6 +113,12 @@ def host_options(spec: ContainerSpec) -> dict[str, Any]:
 def _mount(kind: str, source: str, target: str, read_only: bool) -> dict[str, Any]:
     # docker-py hands mounts on as they are: these are the API's own words
     return {"Target": target, "Source": source, "Type": kind, "ReadOnly": read_only}
+
+
+def _unowned(options: str) -> str:
+    """Options of a tmpfs for podman, which knows no owner of one: everybody in the container may write then."""
+    words = [word for word in options.split(",") if not word.startswith(("uid=", "gid=", "mode="))]
+    return ",".join([*words, "mode=1777"])
 
 
 def _device_request(gpus: tuple[str, ...]) -> dict[str, Any]:

@@ -7,35 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import canonical
-from orchestrator.artifacts import outbox
+from orchestrator.artifacts import outbox, removal
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.canonical import Json
+from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, Mount, Tmpfs
 from orchestrator.errors import EngineError
-from orchestrator.ports import (
-    ContainerSpec,
-    ContainerState,
-    Ended,
-    Engine,
-    EngineInfo,
-    Mount,
-    RunSpec,
-    Sandbox,
-    Tmpfs,
-)
+from orchestrator.executors import reconnecting
+from orchestrator.ports import Ended, Engine, RunSpec, Sandbox
 
 RUN_LABEL = "flow.mirage.run"
-PIDS = 4096
 # A run started by root is still not root inside: this uid owns its outbox and nothing else on the machine.
 UNPRIVILEGED = 10001
-# Seconds to wait for an engine that went away to come back.
-_RECONNECT = 60.0
 
 
 class LocalDocker:
@@ -68,6 +56,7 @@ class LocalDocker:
             seccomp="default",
             init=container.init,
             limits_enforced=self._engine.info().limits_enforced,
+            runtime=container.runtime,
         )
 
     def submit(self, spec: RunSpec) -> str:
@@ -99,7 +88,8 @@ class LocalDocker:
             user=f"{uid}:{gid}",
             working_dir="/workspace",
             network=spec.network,
-            pids=PIDS,
+            pids=spec.pids,
+            runtime=spec.runtime,
             shm_size=spec.shm_size,
             memory=spec.memory,
             cpus=spec.cpus,
@@ -173,31 +163,20 @@ class LocalDocker:
 
     def follow(self, handle: str) -> Iterator[tuple[str, bytes]]:
         """Its output; called before ``start`` nothing is missed."""
-        return self._engine.attach(handle)
+        return reconnecting.output(self._engine, handle, self._engine.attach(handle))
 
     def replay(self, handle: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
-        """The output that the engine kept so far (which stream it was, it does not tell), and what follows."""
-        return (("stdout", data) for data in self._engine.logs(handle, follow=follow))
+        """The output that the engine kept so far, and what follows."""
+        kept = self._engine.logs(handle, follow=follow)
+        return reconnecting.output(self._engine, handle, kept) if follow else kept
 
     def wait(self, handle: str) -> Ended | None:
         """Block until it has ended; a broken wait is never believed, the container is inspected again."""
-        deadline = None
-        while True:
-            self._engine.wait(handle)
-            try:
-                state = self._engine.inspect(handle)
-            except EngineError:
-                deadline = deadline or time.monotonic() + _RECONNECT
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
-                continue
-            deadline = None
-            if state is None:
-                return None
-            if state.status in ("exited", "dead"):
-                return ended(state)
-            time.sleep(0.05)
+        return reconnecting.end(self._engine, handle)
+
+    def ping(self) -> None:
+        """Raise EngineError unless the engine answers."""
+        self._engine.ping()
 
     def state(self, handle: str) -> ContainerState | None:
         """Its state now, or None where it is gone."""
@@ -225,7 +204,8 @@ class LocalDocker:
         if handle is not None:
             self._engine.remove(handle)
         for name in ("out", "in"):
-            shutil.rmtree(self._runs / run_id / name, ignore_errors=True)
+            with suppress(OSError):
+                removal.remove(self._runs / run_id / name)
         for name in ("passwd", "group"):
             (self._runs / run_id / name).unlink(missing_ok=True)
 
@@ -234,8 +214,3 @@ def _write_readable(path: Path, text: str) -> None:
     """Write a file that the run's user can read, whatever this process's umask is."""
     path.write_text(text)
     path.chmod(0o644)
-
-
-def ended(state: ContainerState) -> Ended:
-    """What a container's last state says of its end."""
-    return Ended(state.exit_code, state.oom_killed, state.error, state.started_at, state.finished_at)

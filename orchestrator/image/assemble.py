@@ -72,6 +72,9 @@ def sdk_layer() -> bytes:
         for path in folder.rglob("*")
         if path.suffix == ".py" or path.name == "py.typed"
     ]
+    # on PYTHONPATH, where every interpreter looks for it before a workflow's first line
+    startup = (folder / "startup.py").read_bytes()
+    entries.append(Entry(b"mirage/sdk/sitecustomize.py", "file", data=startup))
     return layer.to_bytes(entries)
 
 
@@ -152,7 +155,7 @@ def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
 
 
 def _keep(library: Library, data: bytes, created_by: str) -> Layer:
-    digest = library.put(data)
+    digest = library.put(data, "layers")
     return Layer(digest, len(data), created_by)
 
 

@@ -128,4 +128,4 @@ class Shelf:
 
     def _bank(self, image: Image) -> None:
         for layer in image.layers:
-            self._library.bank(layer.digest)
+            self._library.bank(layer.digest, "base")

@@ -17,18 +17,21 @@ from typing import Any
 
 from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of
+from orchestrator.engine_values import ContainerSpec, Tmpfs
 from orchestrator.errors import ImageError, LockError
-from orchestrator.image import installer, wheels
+from orchestrator.image import installer, wheel_bank, wheels
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.installer import Batch
 from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure
 from orchestrator.image.oci import Layer
+from orchestrator.image.variation import USUAL, Manner
+from orchestrator.image.wheel_bank import Banked
 from orchestrator.image.wheels import Wheel
 from orchestrator.locks.lock import parse as parse_lock
 from orchestrator.locks.pinned import Lock, Pinned
-from orchestrator.ports import ContainerSpec, Engine, Reporter
+from orchestrator.ports import Engine, Reporter
 
 BUILDER_LABEL = "flow.mirage.builder"
 CACHE_VOLUME = "mirage-uv-cache"
@@ -42,18 +45,31 @@ class Builder:
     """Builds one environment in one container, which is gone afterwards."""
 
     def __init__(
-        self, engine: Engine, library: Library, reporter: Reporter, handover: Handover, network: str
+        self,
+        engine: Engine,
+        library: Library,
+        reporter: Reporter,
+        handover: Handover,
+        network: str,
+        manner: Manner = USUAL,
     ) -> None:
         self.engine = engine
         self.library = library
         self.reporter = reporter
         self._handover = handover
         self._network = "bridge" if network == "default" else network
+        self._manner = manner
+        self._python = ""
+        self._told: set[str] = set()
 
     def build(self, lock: Lock, base: Base, key: Digest) -> tuple[Layer, Digest]:
         """Install, finish and take the layer; the containers are gone afterwards, whatever happened."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        self._python = base.python.executable
         self._remove_stale(key)
+        banked = wheel_bank.find(self.library, key)
+        if banked is not None:
+            return self._from_bank(banked, lock, base, image_id, key)
         lock, made = wheels.build(self, lock, base, image_id, key)
         try:
             return self._build(lock, made, base, image_id, key)
@@ -64,6 +80,57 @@ class Builder:
             lock = self._with_sources_marked(lock, base, image_id, key, error)
             again, more = wheels.build(self, wheels.left(lock, known), base, image_id, key)
             return self._build(again, (*made, *more), base, image_id, key)
+
+    def _from_bank(
+        self, banked: tuple[Banked, ...], lock: Lock, base: Base, image_id: str, key: Digest
+    ) -> tuple[Layer, Digest]:
+        """The environment from wheels of the store alone: the builder gets no network."""
+        self.reporter.note("all of its wheels are kept: no index is asked")
+        self._network = "none"
+        kept = {each.package: each for each in banked}
+        packages = tuple(
+            replace(each, hashes=kept[each.name].hashes, url="", index=None) for each in lock.packages
+        )
+        made = tuple(each.wheel for each in banked)
+        return self._build(replace(lock, packages=packages), made, base, image_id, key)
+
+    def resolve(self, lock: Lock, wanted: tuple[str, ...], base: Base, key: Digest) -> bytes:
+        """Requirements with everything pinned and hashed, as the index has it now. Raises LockError."""
+        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        self._python = base.python.executable
+        self._remove_stale(key)
+        files = {"in": wanted, "constraints": lock.constraints}
+        with self.container(image_id, key) as container:
+            self.engine.put(
+                container,
+                "/",
+                [
+                    (f"build/{name}.txt", "".join(f"{x}\n" for x in lines).encode(), 0o644)
+                    for name, lines in files.items()
+                ],
+            )
+            env = installer.places(self.env(), lock)
+            words: tuple[str, ...] = ("pip", "compile", "--python", base.python.executable)
+            words += ("--generate-hashes", "--no-header", "--no-annotate", "-o", "/build/out.txt")
+            words += ("-c", "/build/constraints.txt") if lock.constraints else ()
+            words += ("/build/in.txt",)
+            self.uv(container, lock, base, words, env)
+            return b"".join(self.engine.get(container, "/build/out.txt"))
+
+    def keep_wheels(self, lock: Lock, base: Base, key: Digest, manifest: bytes) -> None:
+        """Fetch the wheels of an environment that was built before, and keep them in the store."""
+        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        self._python = base.python.executable
+        lock, made = wheels.build(self, lock, base, image_id, key)
+        try:
+            marked = wheels.without_wheel(self, lock, base, image_id, key)
+        except LockError:
+            marked = lock
+        lock, more = wheels.build(
+            self, wheels.left(marked, frozenset(w.package for w in made)), base, image_id, key
+        )
+        with self.container(image_id, key) as container:
+            wheel_bank.keep(self, container, lock, (*made, *more), base, key, manifest)
 
     def _with_sources_marked(
         self, lock: Lock, base: Base, image_id: str, key: Digest, error: LockError
@@ -92,7 +159,7 @@ class Builder:
         sources = {wheel.package: wheel for wheel in made}
         for package in installed:
             package["hashes"] = [h for p in used.packages if p.name == package["name"] for h in p.hashes]
-            if package["name"] in sources:
+            if package["name"] in sources and sources[package["name"]].source:
                 wheel = sources[package["name"]]
                 package["built"] = {
                     "from": list(wheel.source),
@@ -134,12 +201,20 @@ class Builder:
                 user="0:0",
                 network=self._network,
                 read_only=False,
-                volumes=((CACHE_VOLUME, "/cache"),) if cache else (),
+                volumes=((self._manner.volume or CACHE_VOLUME, "/cache"),) if cache else (),
+                tmpfs=tuple(Tmpfs(folder, "rw,exec") for folder in self._manner.memory_folders),
             )
         )
         try:
             self.engine.start(container)
             self.engine.put(container, "/", self._files())
+            if (
+                not cache
+            ):  # podman's / is read-only even to root without capabilities: the installer cannot make it
+                self.engine.put(container, "/", (("cache/.mirage", b"", 0o644),))
+            prologue = self._manner.prologue(self._python)
+            if prologue:
+                self.engine.run_in(container, prologue, (), self.reporter)
             yield container
         finally:
             self.engine.remove(container)
@@ -150,6 +225,7 @@ class Builder:
             yield "build/ca.crt", self._handover.ca_bundle, 0o644
         if self._handover.netrc is not None:
             yield "build/netrc", self._handover.netrc, 0o600
+        yield from self._manner.files()
 
     def _helpers(self) -> Iterator[tuple[str, bytes, int]]:
         yield "build/in_builder.py", (_HERE / "in_builder.py").read_bytes(), 0o644
@@ -188,14 +264,15 @@ class Builder:
         self._each(container, lock, base, batches, ())
         self._settle(container, lock, base, batches)
         check = ("/build/uv", "pip", "check", "--python", installer.PYTHON)
-        code, output = self.engine.run_in(container, check, self.env(), self.reporter)
+        code, output = self._run(container, check, self.env())
         if code != 0:
             self.reporter.warn(f"{lock.path} is not complete or not consistent:\n{installer.tail(output)}")
         return lock
 
     def _put(self, container: str, lock: Lock, built: frozenset[str]) -> list[Batch]:
         found = installer.batches(lock, self.env(), built)
-        self.engine.put(container, "/", ((batch.file[1:], batch.content(), 0o644) for batch in found))
+        files = ((each.file[1:], each.content(backwards=self._manner.backwards), 0o644) for each in found)
+        self.engine.put(container, "/", files)
         return found
 
     def _each(
@@ -257,19 +334,30 @@ class Builder:
 
     def uv(self, container: str, lock: Lock, base: Base, words: tuple[str, ...], env: installer.Env) -> None:
         """Run uv on the lock; what goes wrong there is the lock's or the network's fault."""
-        code, output = self.engine.run_in(container, ("/build/uv", *words), env, self.reporter)
+        code, output = self._run(container, ("/build/uv", *words), env)
+        for line in output.splitlines():
+            told = line.removeprefix("warning: ")
+            if "yanked" in line and told != line and told not in self._told:
+                self._told.add(told)
+                self.reporter.warn(f"{lock.path}: {told}")
         if code != 0:
             raise installer.failure(lock, base, self._hide(output))
 
     def command(self, container: str, argv: tuple[str, ...], env: installer.Env) -> str:
         """Run a program in the builder. Raises ImageError where it fails."""
-        code, output = self.engine.run_in(container, argv, env, self.reporter)
+        code, output = self._run(container, argv, env)
         if code != 0:
             raise ImageError(
                 f"{argv[0].rpartition('/')[2]} failed in the builder (exit code {code}):\n"
                 f"{installer.tail(self._hide(output))}"
             )
         return output
+
+    def _run(self, container: str, argv: tuple[str, ...], env: installer.Env) -> tuple[int, str]:
+        manner = self._manner
+        return self.engine.run_in(
+            container, manner.argv(self._python, argv), manner.env(env), self.reporter, user=manner.user
+        )
 
     def _hide(self, output: str) -> str:
         for secret in self._handover.secrets:

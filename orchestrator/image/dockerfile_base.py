@@ -14,6 +14,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.digest import of_bytes
+from orchestrator.engine_values import BuildFailed, BuildSpec, ContainerSpec
 from orchestrator.errors import EngineError, ImageError, at_line
 from orchestrator.image import dockerfile, dpkg, layer, registry_base
 from orchestrator.image.base_image import CREATED_BY, Base, pairs
@@ -26,7 +27,7 @@ from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure, tag_of
 from orchestrator.image.oci import Image, Layer, Platform, RunConfig, build
 from orchestrator.image.sealing import seal
-from orchestrator.ports import BlobWriter, BuildFailed, BuildSpec, ContainerSpec, Engine, Reporter
+from orchestrator.ports import BlobWriter, Engine, Reporter
 
 _SENT_AS = f"{HANDED_OVER}.Dockerfile"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")

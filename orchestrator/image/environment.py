@@ -15,6 +15,7 @@ from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent, tag_of
 from orchestrator.image.oci import Image, Layer, RunConfig, build
+from orchestrator.image.variation import USUAL, Manner
 from orchestrator.locks.pinned import Lock
 from orchestrator.locks.selection import select
 from orchestrator.locks.target import Target
@@ -87,6 +88,7 @@ def provide(
     network: str,
     reporter: Reporter,
     fresh: bool = False,
+    manner: Manner = USUAL,
 ) -> Environment:
     """The environment of a lock on a base: known from before, or built now, once per machine at a time.
 
@@ -96,6 +98,50 @@ def provide(
     notes = lock.notes
     lock = narrowed(lock, base)
     manifest = key_manifest(lock, base, groups)
+    made = _provide(lock, notes, base, manifest, engine, library, handover, network, reporter, fresh, manner)
+    if "wheels" in library.banked and lock.packages:
+        _keep_wheels(lock, base, made, engine, library, handover, network, reporter)
+    return made
+
+
+def _keep_wheels(
+    lock: Lock,
+    base: Base,
+    made: Environment,
+    engine: Engine,
+    library: Library,
+    handover: Callable[[], Handover],
+    network: str,
+    reporter: Reporter,
+) -> None:
+    """The environment's wheels in the store, fetched once."""
+    from orchestrator.image import wheel_bank
+    from orchestrator.image.builder import Builder
+
+    with single_flight(library.lock_path(f"env-{hex_of(made.key)}"), "this environment's wheels", reporter):
+        kept = wheel_bank.find(library, made.key)
+        if kept is None:
+            builder = Builder(engine, library, reporter, handover(), network)
+            builder.keep_wheels(lock, base, made.key, made.key_manifest)
+            return
+        for each in kept:
+            library.bank(each.digest, "wheels")
+        library.bank_key("wheels", made.key)
+
+
+def _provide(
+    lock: Lock,
+    notes: tuple[str, ...],
+    base: Base,
+    manifest: bytes,
+    engine: Engine,
+    library: Library,
+    handover: Callable[[], Handover],
+    network: str,
+    reporter: Reporter,
+    fresh: bool,
+    manner: Manner,
+) -> Environment:
     key = of_bytes(manifest)
     if not fresh:
         known = _known(library, key, manifest)
@@ -114,7 +160,7 @@ def provide(
         reporter.stage(
             "environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}"
         )
-        builder = Builder(engine, library, reporter, handover(), network)
+        builder = Builder(engine, library, reporter, handover(), network, manner)
         layer, installed = builder.build(lock, base, key)
         result: dict[str, Json] = {
             "digest": layer.digest,
@@ -126,7 +172,7 @@ def provide(
             reporter.warn(
                 f"drift: the environment {key} was built before with another digest than {layer.digest}"
             )
-        library.bank(layer.digest)
+        library.bank(layer.digest, "layers")
         return Environment(key, manifest, layer, installed, cached=False)
 
 

@@ -43,9 +43,10 @@ class Batch:
     env: Env
     file: str
 
-    def content(self) -> bytes:
+    def content(self, *, backwards: bool = False) -> bytes:
         """The requirements, sorted."""
-        return "".join(f"{line}\n" for line in sorted(p.requirement() for p in self.packages)).encode()
+        lines = sorted((p.requirement() for p in self.packages), reverse=backwards)
+        return "".join(f"{line}\n" for line in lines).encode()
 
 
 def batches(lock: Lock, env: Env, built: frozenset[str]) -> list[Batch]:
@@ -72,6 +73,11 @@ def only(env: Env, index: Index) -> Env:
 
 def _from_here(env: Env) -> Env:
     return _with(env, UV_NO_INDEX="1", UV_FIND_LINKS=WHEELS, UV_OFFLINE="1")
+
+
+def places(env: Env, lock: Lock) -> Env:
+    """The installer's environment for packages that name no index of their own."""
+    return _beside(env, lock)
 
 
 def _beside(env: Env, lock: Lock) -> Env:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+from orchestrator.engine_values import ContainerSpec
 from orchestrator.errors import EngineError, ImageError
 from orchestrator.image.base_image import Python
-from orchestrator.ports import ContainerSpec, Engine
+from orchestrator.ports import Engine
 
 _PROBE = (
     "import json, platform, sys;"

@@ -7,7 +7,7 @@ A key that leads to a second digest is drift: both stay, and the caller is told.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from orchestrator.store.folder import FolderStore
 class Library:
     """Layers and key ledgers in the machine's cache, with the project's store behind it."""
 
-    def __init__(self, cache: FolderStore, bank: Store) -> None:
+    def __init__(self, cache: FolderStore, bank: Store, banked: Iterable[str] = ("layers", "base")) -> None:
         self._cache = cache
         self._bank = bank
+        self.banked = frozenset(banked)  # what the project's store is to keep (project.yaml, `bank`)
 
     def find(self, kind: str, key: Digest) -> dict[str, Json] | None:
         """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable.
@@ -52,10 +53,10 @@ class Library:
             place.create(f"{top}/results/{hex_of(digest)}.json", canonical.encode(result))
         return bool(before - {str(digest)})
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes, kind: str = "") -> Digest:
         """Keep small bytes in both places."""
         digest = self._cache.put(data)
-        self.bank(digest)
+        self.bank(digest, kind)
         return digest
 
     def writer(self) -> AbstractContextManager[BlobWriter]:
@@ -80,8 +81,13 @@ class Library:
                 hint="remove that blob; it is then built again, or restored from the other copy",
             )
 
-    def bank(self, digest: Digest) -> None:
-        """Keep a layer in the project's store too, so that another machine can restore it."""
+    def bank(self, digest: Digest, kind: str = "") -> None:
+        """Keep a blob in the project's store too, so that another machine can restore it.
+
+        ``kind`` is a word of `bank:`; the store gets that kind where the project asks for it, and others always.
+        """
+        if kind and kind not in self.banked:
+            return
         if not self._bank.has(digest) and self._cache.has(digest):
             self._bank.put_file(self._cache.blob_path(digest), digest=digest, link=True)
 
@@ -97,6 +103,44 @@ class Library:
                 data = self._cache.read(name)
                 if data is not None:
                     self._bank.create(name, data)
+
+    def keep_place(self, image: Digest, reference: str, entry: bytes) -> None:
+        """Write down in the store, beside what an image's key led to, where the image was pushed to."""
+        name = hex_of(of_bytes(reference.encode()))
+        self._bank.create(f"keys/image/{hex_of(image)}/places/{name}.json", entry)
+
+    @property
+    def folder(self) -> Path:
+        """The machine's cache."""
+        return Path(self._cache.location)
+
+    def lend_bases(
+        self, other: FolderStore, layers_of: Callable[[dict[str, Json]], Iterable[Digest]]
+    ) -> None:
+        """Show another cache all bases that are known here, with their layers (by hard link where possible)."""
+        for place in (self._bank, self._cache):
+            for kind in ("base", "recipe", "dockerfile"):
+                for name in place.keys(f"keys/{kind}/"):
+                    data = place.read(name)
+                    if data is None:
+                        continue
+                    other.create(name, data)
+                    if kind == "base" and "/results/" in name:
+                        entry = canonical.decode(data)
+                        assert isinstance(entry, dict)
+                        for digest in layers_of(entry):
+                            self._lend(other, digest)
+
+    def _lend(self, other: FolderStore, digest: Digest) -> None:
+        if other.has(digest):
+            return
+        if self._cache.has(digest):
+            other.put_file(self._cache.blob_path(digest), digest=digest, link=True)
+        elif self._bank.has(digest):
+            with other.writer() as writer:
+                for piece in self.read(digest):
+                    writer.write(piece)
+                writer.commit()
 
     @property
     def cache_id(self) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.digest import Digest, hex_of
+from orchestrator.engine_values import LoadedImage
 from orchestrator.errors import EngineError, ImageError
 from orchestrator.image.oci import Image, archive
-from orchestrator.ports import Engine, LoadedImage
+from orchestrator.ports import Engine
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,31 @@ def archive(
     streamed from ``read``. Both engines' kinds of store accept the omission, and it must be truly
     absent: a zero-byte layer makes a broken image (moby#46746).
     """
-    yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    for name, body in _documents(image, tag):
+        yield _file(name, body)
+    sent: set[Digest] = set(omit)
+    for layer in image.layers:
+        if layer.digest in sent:
+            continue
+        sent.add(layer.digest)
+        yield header(_blob(layer.digest).encode(), 0o644, layer.size, b"0")
+        yield from read(layer.digest)
+        yield padding(layer.size)
+    yield b"\0" * 1024
+
+
+def files(
+    image: Image, tag: str, read: Callable[[Digest], Iterator[bytes]]
+) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """The same layout as files: names, and their bytes in pieces."""
+    for name, body in _documents(image, tag):
+        yield name, (body,)
+    for digest in dict.fromkeys(image.diff_ids):
+        yield _blob(digest), read(digest)
+
+
+def _documents(image: Image, tag: str) -> Iterator[tuple[str, bytes]]:
+    yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
     index = canonical.encode(
         {
             "schemaVersion": 2,
@@ -183,8 +207,8 @@ def archive(
             ],
         }
     )
-    yield _file("index.json", index)
-    yield _file(_blob(image.digest), image.manifest)
+    yield "index.json", index
+    yield _blob(image.digest), image.manifest
     docker_manifest = canonical.encode(
         [
             {
@@ -194,17 +218,8 @@ def archive(
             }
         ]
     )
-    yield _file("manifest.json", docker_manifest)
-    yield _file(_blob(image.config_digest), image.config)
-    sent: set[Digest] = set(omit)
-    for layer in image.layers:
-        if layer.digest in sent:
-            continue
-        sent.add(layer.digest)
-        yield header(_blob(layer.digest).encode(), 0o644, layer.size, b"0")
-        yield from read(layer.digest)
-        yield padding(layer.size)
-    yield b"\0" * 1024
+    yield "manifest.json", docker_manifest
+    yield _blob(image.config_digest), image.config
 
 
 def _blob(digest: Digest) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.digest import Digest, parse_digest
+from orchestrator.engine_values import LoadedImage
 from orchestrator.errors import ConfigError, EngineError, ImageError, StoreError
 from orchestrator.image import saved_layers
 from orchestrator.image.base_image import CREATED_BY, Base, pairs
@@ -15,7 +16,7 @@ from orchestrator.image.base_shelf import Shelf
 from orchestrator.image.layer import MTIME
 from orchestrator.image.library import Library
 from orchestrator.image.oci import Layer, Platform, RunConfig, build
-from orchestrator.ports import Engine, LoadedImage, Reporter
+from orchestrator.ports import Engine, Reporter
 
 
 @dataclass(frozen=True)

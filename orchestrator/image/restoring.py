@@ -1,4 +1,5 @@
-"""A run image that a record names, brought back without building: from the engine, or from the store's layers.
+"""A run image that a record names, brought back without building: from the engine, from the store's layers, or from a
+registry that it was pushed to.
 
 Owns where an image's config and manifest are kept beside its key. Builds nothing.
 """
@@ -16,7 +17,7 @@ from orchestrator.image.environment import Environment, parent
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent
 from orchestrator.image.oci import Image, Layer, parse
-from orchestrator.ports import Engine, Store
+from orchestrator.ports import Engine, Reporter, Store
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,25 @@ def in_engine(engine: Engine, wanted: Wanted) -> str | None:
     if found is None or found.diff_ids != wanted.diff_ids:
         return None
     return found.id if found.id in (wanted.digest, wanted.config_digest) else None
+
+
+def whole(store: Store, library: Library, wanted: Wanted, reporter: Reporter) -> tuple[Image | None, str]:
+    """The image with all of its layers in reach, and where from: `store` or `registry`; None with the reason.
+
+    A registry is asked only for what is not kept. Raises ImageError where what the store keeps is another image.
+    """
+    image = kept(store, wanted)
+    if image is not None and all(map(library.has, image.diff_ids)):
+        return image, "store"
+    from orchestrator.image import exporting
+
+    trouble = "the store does not have all of its layers"
+    for reference in exporting.places(store, wanted.key, wanted.digest):
+        try:
+            return exporting.fetch(reference, wanted, library, reporter), "registry"
+        except MirageError as error:
+            trouble += f"; {error.message}"
+    return None, trouble
 
 
 def restore(

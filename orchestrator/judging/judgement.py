@@ -27,6 +27,7 @@ from orchestrator.compare.difference import (
     shown,
 )
 from orchestrator.compare.text import values
+from orchestrator.compare.tolerances import Tolerances
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.judging.record import Record, read_result
@@ -76,7 +77,7 @@ def made(store: Store, record: Record) -> Made:
     return Made(record, read_result(store, record))
 
 
-def judge(store: Store, original: Made, again: Made, tolerance: Tolerance) -> list[Verdict]:
+def judge(store: Store, original: Made, again: Made, tolerance: Tolerances) -> list[Verdict]:
     """All verdicts: how it ended, the outputs in the original's order, the metrics."""
     return [
         _status(original, again),
@@ -137,7 +138,7 @@ def _end(run: Made) -> str:
     return f"{run.result['status']}{f' ({reason})' if reason else ''}"
 
 
-def _outputs(store: Store, original: Made, again: Made, tolerance: Tolerance) -> Iterator[Verdict]:
+def _outputs(store: Store, original: Made, again: Made, tolerance: Tolerances) -> Iterator[Verdict]:
     """Outputs by kind and name, the first saved with the first saved."""
     left = list(again.outputs)
     for text, digest in original.outputs:
@@ -147,7 +148,7 @@ def _outputs(store: Store, original: Made, again: Made, tolerance: Tolerance) ->
         if at is None:
             yield Verdict("output", name, MISSING)
             continue
-        yield _output(store, name, digest, left.pop(at)[1], tolerance)
+        yield _output(store, name, digest, left.pop(at)[1], tolerance.of(f"{ref.kind}:{ref.name}"))
     for text, _ in left:
         yield Verdict("output", text, NEW)
 
@@ -181,7 +182,7 @@ def _output(store: Store, name: str, old: Digest, new: Digest, tolerance: Tolera
     return Verdict("output", name, WITHIN if found.within else DIFFERS, found)
 
 
-def _metrics(store: Store, original: Made, again: Made, tolerance: Tolerance) -> Iterator[Verdict]:
+def _metrics(store: Store, original: Made, again: Made, tolerance: Tolerances) -> Iterator[Verdict]:
     """The last value of each metric; a difference is told where the course of the metric first parts."""
     old, new = original.result["metrics"], again.result["metrics"]
     courses: tuple[list[Any], list[Any]] | None = None
@@ -190,8 +191,9 @@ def _metrics(store: Store, original: Made, again: Made, tolerance: Tolerance) ->
             yield Verdict("metric", name, MISSING if name in old else NEW)
             continue
         courses = courses or (_course(store, original.record), _course(store, again.record))
-        found = _value(old[name], new[name], tolerance)
-        course = _parting(name, *courses, tolerance)
+        given = tolerance.of(f"metric:{name}")
+        found = _value(old[name], new[name], given)
+        course = _parting(name, *courses, given)
         if course is not None and (found is None or not course.within):
             found = course
         if found is None:

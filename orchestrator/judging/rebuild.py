@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +9,12 @@ from typing import Any
 from orchestrator import prepare
 from orchestrator.config import load_config, load_project
 from orchestrator.digest import Digest, hex_of
-from orchestrator.errors import CannotVerify, SourceError
+from orchestrator.errors import CannotVerify
 from orchestrator.image.base_lock import LOCK_FILE, Pin, write_pin
 from orchestrator.image.base_shelf import Shelf
+from orchestrator.judging.checkout import checked_out
 from orchestrator.judging.record import Record, recorded_key, sha256_of
 from orchestrator.prepare import Prepared, Request, Services, Stages
-from orchestrator.source import git
 
 
 @dataclass(frozen=True)
@@ -64,20 +61,20 @@ def rebuild(services: Services, record: Record, *, anew: bool) -> Rebuilt:
 
     Raises CannotVerify where the commit is not here.
     """
+    prepared = prepare_again(services, record, anew=anew)
+    return Rebuilt(prepared, recorded_key(record, prepared.image.key).digest)
+
+
+def prepare_again(services: Services, record: Record, *, anew: bool) -> Prepared:
+    """The stages of a record's run up to its image, from a clean checkout of its commit. Raises CannotVerify."""
     external = record.external
     source = record.dependency("source")
     commit, prefix = str(source["digest"]["gitCommit"]), str(external["projectPath"])
-    if any(item["name"].startswith("submodule:") for item in record.dependencies):
-        raise CannotVerify(
-            "its project has submodules, which are not checked out here by themselves",
-            hint=f"check out {commit[:12]} with its submodules, and `mirage image build --no-cache` there",
-        )
     services.reporter.stage("rebuild", f"building the image of {commit[:12]} anew")
-    with _checked_out(services.project.folder, commit, prefix) as folder:
+    with checked_out(services.project.folder, commit, prefix) as folder:
         if not anew:
             _pin(services, record, folder)
-        prepared = _prepare(services, record, folder, anew)
-    return Rebuilt(prepared, recorded_key(record, prepared.image.key).digest)
+        return _prepare(services, record, folder, anew)
 
 
 def _prepare(services: Services, record: Record, folder: Path, anew: bool) -> Prepared:
@@ -119,36 +116,3 @@ def _gpus(recorded: list[str]) -> Any:
     if len(recorded) == 1 and recorded[0].startswith("count="):
         return int(recorded[0].removeprefix("count="))
     return recorded or 0
-
-
-@contextmanager
-def _checked_out(project: Path, commit: str, prefix: str) -> Iterator[Path]:
-    """A clean checkout of the commit, which borrows the repository's objects and is gone afterwards."""
-    asked = git.run(project, "rev-parse", "--verify", "--quiet", "--git-common-dir", f"{commit}^{{commit}}")
-    if asked.code != 0:
-        raise CannotVerify(
-            f"the commit {commit} is not in the repository of {project}",
-            hint="fetch it, or use a store that has the image's layers",
-        )
-    common = (project / Path(asked.stdout.decode().splitlines()[0])).resolve()
-    with tempfile.TemporaryDirectory(prefix="mirage-rebuild-") as top:
-        folder = Path(top) / "checkout"
-        folder.mkdir()
-        try:
-            git.ask(folder, "init", "--quiet", *_object_format(commit))
-            own = folder / ".git"
-            (own / "objects" / "info" / "alternates").write_text(f"{common / 'objects'}\n")
-            if (common / "lfs").is_dir():
-                (own / "lfs").symlink_to(common / "lfs")
-            (own / "info").mkdir(exist_ok=True)
-            (own / "info" / "exclude").write_text(f"**/{LOCK_FILE}\n")
-            git.ask(folder, "update-ref", "--no-deref", "HEAD", commit)
-            git.ask(folder, "read-tree", "HEAD")
-            git.ask(folder, "checkout-index", "--all", "--quiet")
-        except (SourceError, OSError) as error:
-            raise CannotVerify(f"{commit[:12]} cannot be checked out: {error}") from error
-        yield folder / prefix
-
-
-def _object_format(commit: str) -> list[str]:
-    return ["--object-format=sha256"] if len(commit) == 64 else []

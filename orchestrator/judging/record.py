@@ -18,6 +18,8 @@ from orchestrator.key import Key, run_key
 from orchestrator.ports import Store
 from orchestrator.provenance import record_key
 from orchestrator.reference import RunId
+from orchestrator.trust import dsse
+from orchestrator.trust.dsse import Envelope
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,18 @@ class Record:
         return of_bytes(self.data)
 
     @cached_property
-    def statement(self) -> dict[str, Any]:
-        """The Statement. Raises StoreError where the bytes are no JSON object."""
+    def envelope(self) -> Envelope:
+        """What was signed, and by what. Raises StoreError where it is a damaged envelope."""
         try:
-            found = canonical.decode(self.data)
+            return dsse.unseal(self.data)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"the record of {self.run_id} is damaged: {error}") from error
+
+    @cached_property
+    def statement(self) -> dict[str, Any]:
+        """The Statement, of the very bytes that are signed. Raises StoreError where they are no JSON object."""
+        try:
+            found = canonical.decode(self.envelope.payload)
         except (ValueError, RecursionError) as error:
             raise StoreError(f"the record of {self.run_id} is damaged: {error}") from error
         if not isinstance(found, dict):

@@ -50,7 +50,9 @@ _SANDBOX = fields(
         "seccomp": WORDS,
         "init": boolean,
         "limitsEnforced": boolean,
-    }
+        "runtime": optional(NAME),
+    },
+    absent=("runtime",),  # in records of earlier versions
 )
 _EXTERNAL = fields(
     {
@@ -67,7 +69,9 @@ _EXTERNAL = fields(
         "secretNames": many(NAME),
         "gpus": many(NAME),
         "inputs": many(NAME),
-    }
+        "tolerance": pairs(fields({"rtol": number(), "atol": number(), "ignore": many(WORDS)})),
+    },
+    absent=("tolerance",),  # of records from before it was kept
 )
 _INTERNAL = fields(
     {
@@ -109,9 +113,13 @@ _DEPENDENCIES: dict[str, Form] = {
 }
 _BYPRODUCTS: dict[str, Form] = {
     "log": _dependency(SHA256, {"bytes": WHOLE, "droppedBytes": WHOLE}, uri=False),
+    "log.times": _dependency(SHA256, None, uri=False),
     "metrics.jsonl": _dependency(SHA256, {"unreadable": WHOLE}, uri=False),
     "events.jsonl": _dependency(SHA256, None, uri=False),
+    "audit.jsonl": _dependency(SHA256, None, uri=False),
     "environment.json": _dependency(SHA256, None, uri=False),
+    # of what is installed: no run writes one yet, and a record that names one is well-formed
+    "sbom.cdx.json": _dependency(SHA256, None, uri=False),
 }
 
 
@@ -170,6 +178,7 @@ _CPU = {
     "flags_sha256": text("[0-9a-f]{64}", "64 hex digits"),
     "cores": optional(WHOLE),
 }
+CHAIN = fields({"log": text("[0-9a-f]{64}", "64 hex digits"), "seq": WHOLE, "prev": optional(DIGEST)})
 _BUILDER = fields(
     {
         "id": text(r"https://mirage\.flow/builders/[a-z-]+/v1", "a builder's id"),
@@ -185,6 +194,14 @@ _RESULT = fields(
         "oomKilled": boolean,
         "durationS": number(),
         "recovered": boolean,
+    }
+)
+_AUDIT = fields(
+    {
+        **dict.fromkeys(
+            ("inputsUsed", "inputsUnused", "missing", "writes", "connections", "programs", "host"), many(NAME)
+        ),
+        "more": WHOLE,
     }
 )
 RECORD: Form = fields(
@@ -222,9 +239,20 @@ RECORD: Form = fields(
                                 "kernel": NAME,
                                 "memory": optional(WHOLE),
                                 "cpu": fields(_CPU),
-                            }
+                                "limits": fields({"cpus": optional(number()), "memory": optional(WHOLE)}),
+                                "gpu_driver": optional(NAME),
+                                "gpus": many(fields(dict.fromkeys(("model", "vbios", "uuid_sha256"), WORDS))),
+                            },
+                            absent=(
+                                "limits",
+                                "gpu_driver",
+                                "gpus",
+                            ),  # of records from before they were looked at
                         ),
-                    }
+                        "mirage_chain": CHAIN,
+                        "mirage_audit": _AUDIT,
+                    },
+                    absent=("mirage_chain", "mirage_audit"),  # of records from before there were such
                 ),
             }
         ),

@@ -31,7 +31,7 @@ from orchestrator.reference import RunId, new_run_id
 
 @dataclass(frozen=True)
 class Found:
-    """The image for making a run again: ``origin`` is `engine`, `store` or `rebuilt`."""
+    """The image for making a run again: ``origin`` is `engine`, `store`, `registry` or `rebuilt`."""
 
     origin: str
     engine_id: str
@@ -63,7 +63,8 @@ def original(services: Services, record: Record) -> Made:
 
 
 def find_image(services: Services, record: Record, *, anew: bool) -> Found:
-    """The image by digest: from the engine, else from the store's layers, else built again from the commit.
+    """The image by digest: from the engine, else from the store's layers, else from a registry that it was pushed
+    to, else built again from the commit.
 
     ``anew`` insists on building. Raises CannotVerify where there is no way to it.
     """
@@ -74,10 +75,10 @@ def find_image(services: Services, record: Record, *, anew: bool) -> Found:
         if present is not None:
             return Found("engine", present)
         try:
-            restored = _restored(services, record, wanted)
+            restored, told = _restored(services, record, wanted)
             if restored is not None:
-                return Found("store", restored)
-            trouble = "the store does not have all of its layers"
+                return Found(told, restored)
+            trouble = told
         except ImageError as error:
             trouble = error.message
         services.reporter.warn(f"the image {wanted.digest[:19]} cannot be restored: {trouble}")
@@ -94,13 +95,14 @@ def find_image(services: Services, record: Record, *, anew: bool) -> Found:
     return Found("rebuilt", built.engine_id, built)
 
 
-def _restored(services: Services, record: Record, wanted: Wanted) -> str | None:
-    image = restoring.kept(services.store, wanted)
+def _restored(services: Services, record: Record, wanted: Wanted) -> tuple[str | None, str]:
+    """The engine's id and where it came from, or None with the reason."""
+    image, told = restoring.whole(services.store, services.library, wanted, services.reporter)
     if image is None:
-        return None
+        return None, told
     services.reporter.stage("image", f"restoring {wanted.digest[:19]} from {services.store.location}")
     base, environment = sha256_of(record.dependency("base-image")), parse_digest(record.internal["envKey"])
-    return restoring.restore(services.engine, services.library, image, wanted, base, environment)
+    return restoring.restore(services.engine, services.library, image, wanted, base, environment), told
 
 
 def again(services: Services, first: Made, found: Found) -> Made:
@@ -144,6 +146,8 @@ def _spec(services: Services, record: Record, found: Found) -> RunSpec:
         cpus=sandbox["cpus"],
         gpus=tuple(external["gpus"]),
         shm_size=sandbox["shm"],
+        pids=sandbox["pids"],
+        runtime=sandbox.get("runtime"),
     )
 
 

@@ -25,6 +25,8 @@ _WORDS = {
     "model": "the processor",
     "flags_sha256": "what the processor can do",
     "cores": "the number of cores",
+    "gpus": "the GPUs",
+    "gpu_driver": "the GPU's driver",
 }
 
 

@@ -10,14 +10,17 @@ from typing import Any, cast
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
-from orchestrator.compare.difference import ALIKE, IDENTICAL, WITHIN, Tolerance
+from orchestrator.compare.difference import ALIKE, IDENTICAL, WITHIN
+from orchestrator.compare.tolerances import Tolerances
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import StoreError
 from orchestrator.judging.judgement import Made, Verdict
-from orchestrator.judging.record import Record
 from orchestrator.ports import Store
 from orchestrator.provenance import STATEMENT_TYPE, dependency, record_key, sha256
 from orchestrator.reference import RunId
+from orchestrator.trust import dsse
+from orchestrator.trust.dsse import Envelope
+from orchestrator.trust.notary import Notary
 
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 
@@ -31,7 +34,7 @@ class Judgement:
     first: Verdict | None
     sources: tuple[str, ...]
     image: dict[str, Json]
-    tolerance: Tolerance
+    tolerance: Tolerances
 
 
 def summary_of(verdicts: list[Verdict], *, failed: bool) -> str:
@@ -44,8 +47,8 @@ def summary_of(verdicts: list[Verdict], *, failed: bool) -> str:
     return WITHIN if words <= set(ALIKE) else "DIFFERS"
 
 
-def statement(original: Made, runs: list[Made], judged: Judgement) -> bytes:
-    """The Statement as canonical bytes."""
+def statement(original: Made, runs: list[Made], judged: Judgement, chain: dict[str, Json]) -> bytes:
+    """The Statement as canonical bytes; ``chain`` is its place in the store's log."""
     passed = [_test(each) for each in judged.verdicts if each.verdict == IDENTICAL]
     warned = [_test(each) for each in judged.verdicts if each.verdict == WITHIN]
     failed = [_test(each) for each in judged.verdicts if each.verdict not in ALIKE]
@@ -75,7 +78,9 @@ def statement(original: Made, runs: list[Made], judged: Judgement) -> bytes:
                     "rtol": judged.tolerance.rtol,
                     "atol": judged.tolerance.atol,
                     "ignore": list(judged.tolerance.ignore),
+                    "tolerance": judged.tolerance.to_json(),
                 },
+                "mirage_chain": chain,
             },
         }
     )
@@ -90,11 +95,17 @@ def folder_of(run_id: RunId) -> str:
     return record_key(run_id).removesuffix("record.json") + "verdicts/"
 
 
-def keep(store: Store, original: Record, last: Record, data: bytes) -> tuple[str, Digest]:
-    """Write a verdict, once and for all; it is named by the run that led to it. Gives its key and digest."""
-    key = f"{folder_of(original.run_id)}{last.run_id}.json"
-    if not store.create(key, data) and store.read(key) != data:
-        raise StoreError(f"{key} in the store {store.location} exists already with another verdict")
+def keep(notary: Notary, original: Made, runs: list[Made], judged: Judgement) -> tuple[str, Digest]:
+    """Seal a verdict, once and for all; it is named by the run that led to it. Gives its key and digest."""
+    key = f"{folder_of(original.record.run_id)}{runs[-1].record.run_id}.json"
+    tried: set[Digest] = set()
+    data = notary.seal(
+        key,
+        lambda link: statement(original, runs, judged, link.to_json()),
+        lambda link, digest: tried.add(digest),
+    )
+    if of_bytes(data) not in tried:
+        raise StoreError(f"{key} is in the store already, with another verdict")
     return key, of_bytes(data)
 
 
@@ -103,7 +114,9 @@ class Told:
     """A verdict read back."""
 
     by: str
+    key: str
     digest: Digest
+    envelope: Envelope
     statement: dict[str, Any]
 
     @property
@@ -119,8 +132,9 @@ def of_run(store: Store, run_id: RunId) -> list[Told]:
         data = store.read(key) or b""
         by = key.rpartition("/")[2].removesuffix(".json")
         try:
-            statement = cast("dict[str, Any]", canonical.decode(data))
-            told = Told(by, of_bytes(data), statement)
+            envelope = dsse.unseal(data)
+            statement = cast("dict[str, Any]", canonical.decode(envelope.payload))
+            told = Told(by, key, of_bytes(data), envelope, statement)
             _ = told.summary
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"the verdict {key} is damaged: {error!r}") from error

@@ -1,7 +1,7 @@
 """Checking a record without running anything: its form, its own agreement, and all that it names, re-hashed.
 
-The order is that of the record: the record itself, its subjects, byproducts, inputs; then image, keys and source,
-which are verify_image.py's part. Signatures are not checked yet: a record says `unsigned`.
+The order is that of the record: its signature, the record itself and its place in the log, its subjects, byproducts,
+inputs; then image, keys and source, which are verify_image.py's part. Nothing is read of what a signature does not hold.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from orchestrator.errors import (
     ReproducedWithDifferences,
     StoreError,
 )
-from orchestrator.judging import record_form, verdicts
+from orchestrator.judging import record_form, verdicts, verify_trust
 from orchestrator.judging.blobs import MISMATCH, MISSING, OK, Blobs
 from orchestrator.judging.record import Record, read, read_result, sha256_of
 from orchestrator.judging.verify_image import Checks
 from orchestrator.judging.verify_image import check as check_image
 from orchestrator.ports import Engine, Store
+from orchestrator.provenance import record_key
 from orchestrator.reference import RunId, parse_artifact
-
-UNSIGNED = "unsigned"
+from orchestrator.trust.trusted import Trust
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: ``state`` is `ok`, `mismatch`, `missing` or, of the signature alone, `unsigned`."""
+    """One check: ``state`` is `ok`, `mismatch`, `missing`, or what passes all the same: `unsigned`, `unchained`."""
 
     check: str
     state: str
@@ -43,15 +43,23 @@ class Finding:
 
 
 def verify(
-    record: Record, store: Store, project: Path, engine: Engine | None, blobs: Blobs | None = None
+    record: Record,
+    store: Store,
+    project: Path,
+    engine: Engine | None,
+    blobs: Blobs | None = None,
+    *,
+    trust: Trust | None = None,
+    signed: bool = False,
 ) -> list[Finding]:
     """All findings on a record. ``engine`` None: the image is looked for in the store alone.
 
-    ``blobs`` remembers what was hashed before, for whoever verifies several records of one store.
+    ``blobs`` remembers what was hashed before, for whoever verifies several records of one store. ``trust`` are the
+    keys that are believed, and ``signed`` asks for a signature of one of them.
     """
     checks = Checks(blobs or Blobs(store))
-    found = _Verification(record, store, checks)
-    if not found.form():
+    found = _Verification(record, store, checks, trust or Trust(), signed)
+    if not found.signature() or not found.form():
         return _findings(checks)
     try:
         found.all()
@@ -82,14 +90,25 @@ def summary(found: list[Finding]) -> str:
 class _Verification:
     """The checks of one record but for those of its image."""
 
-    def __init__(self, record: Record, store: Store, checks: Checks) -> None:
+    def __init__(self, record: Record, store: Store, checks: Checks, trust: Trust, signed: bool) -> None:
+        self._trust = trust
+        self._signed = signed
         self._record = record
         self._store = store
         self._checks = checks
 
+    def signature(self) -> bool:
+        """Whether what is signed is what the key signed; else nothing of it is read."""
+        try:
+            envelope = self._record.envelope
+        except MirageError as error:
+            self._checks.add("form", MISMATCH, error.message)
+            return False
+        return verify_trust.signature("signature", envelope, self._trust, self._checks, required=self._signed)
+
     def form(self) -> bool:
         """Whether the record is what its form says, byte for byte; else nothing more can be said of it."""
-        data, checks = self._record.data, self._checks
+        data, checks = self._record.envelope.payload, self._checks
         try:
             statement = self._record.statement
             written = canonical.encode(statement)
@@ -108,7 +127,6 @@ class _Verification:
 
     def all(self) -> None:
         """Everything that the record says of itself and of the store."""
-        self._signature()
         self._identity()
         self._result()
         for item in self._record.statement["subject"][1:]:
@@ -118,9 +136,6 @@ class _Verification:
         self._inputs()
         self._original()
         self._verdicts()
-
-    def _signature(self) -> None:
-        self._checks.add("signature", UNSIGNED, "the record is not signed: who wrote it cannot be told")
 
     def _identity(self) -> None:
         """The record under its own name, and its blob: what was changed in one of them is not in the other."""
@@ -132,6 +147,14 @@ class _Verification:
         else:
             text = f"no record with the digest {self._record.digest} was ever sealed in this store: it was changed"
             self._checks.add("record", MISMATCH, text)
+        details, checks = self._record.details, self._checks
+        verify_trust.builder(
+            "signature", self._record.envelope, self._trust, details["builder"]["id"], checks
+        )
+        key = record_key(self._record.run_id)
+        verify_trust.place(
+            "chain", key, self._record.digest, details.get("mirage_chain"), self._store, checks
+        )
         if metadata["startedOn"] > metadata["finishedOn"]:
             self._checks.add("record.times", MISMATCH, "it finished before it started")
 
@@ -249,10 +272,16 @@ class _Verification:
             self._checks.add("verdicts", MISMATCH, error.message)
             return
         for each in found:
+            name = f"verdict by {each.by}"
+            if not verify_trust.signature(
+                f"{name}: signature", each.envelope, self._trust, self._checks, required=self._signed
+            ):
+                continue
             faults = list(_about(each.statement, self._record))
-            self._checks.add(
-                f"verdict by {each.by}", MISMATCH if faults else OK, faults[0] if faults else each.summary
-            )
+            self._checks.add(name, MISMATCH if faults else OK, faults[0] if faults else each.summary)
+            if not faults:
+                told = each.statement["predicate"].get("mirage_chain")
+                verify_trust.place(f"{name}: chain", each.key, each.digest, told, self._store, self._checks)
 
 
 def _about(statement: dict[str, Any], record: Record) -> Iterator[str]:

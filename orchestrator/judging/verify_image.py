@@ -116,11 +116,13 @@ class _Image:
         if not checks.equal("image.diffIds", list(kept.diff_ids), list(wanted.diff_ids)):
             return
         states = {digest: checks.blobs.state(digest) for digest in kept.diff_ids}
+        pushed = "" if present or MISSING not in states.values() else _in_registry(self._store, wanted)
         for digest, state in states.items():
-            if state == MISMATCH or (state == MISSING and not present):
+            if state == MISMATCH or (state == MISSING and not (present or pushed)):
                 checks.add("image.layer", state, f"{digest}{'' if state == MISSING else ' has other bytes'}")
-        if present or set(states.values()) == {OK}:
+        if present or pushed or set(states.values()) == {OK}:
             how = ["in the engine"] if present else []
+            how += [f"in {pushed}"] if pushed else []
             how += ["restorable from the store"] if set(states.values()) == {OK} else []
             checks.add("image", OK, f"{wanted.digest}, {len(states)} layers, {' and '.join(how)}")
         self._labels(kept)
@@ -214,6 +216,7 @@ class _Image:
             tree = _ask(project, f"{commit}:{prefix}" if prefix else f"{commit}^{{tree}}")
             if self._checks.equal("source", tree, self._source["digest"]["gitTree"]):
                 self._checks.add("source", OK, f"commit {commit} with tree {tree}")
+                self._submodules(project, tree)
             done = git.run(project, "cat-file", "blob", f"{commit}:{below}{lock_path}")
         except (SourceError, MirageError) as error:
             self._checks.add("source", MISSING, error.message)
@@ -222,9 +225,39 @@ class _Image:
         if self._checks.equal("lock", expected, sha256_of(self._record.dependency("lock"))):
             self._checks.add("lock", OK, f"{lock_path} {expected}")
 
+    def _submodules(self, project: Path, tree: str) -> None:
+        """The submodules that the tree names, each at its commit; what is inside of one, its own tree holds."""
+        links: dict[str, str] = {}
+        for line in filter(None, git.ask(project, "ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0")):
+            head, _, path = line.partition(b"\t")
+            if head.startswith(b"160000"):
+                links[git.printable(path)] = head.split()[2].decode()
+        told = {
+            item["name"].removeprefix("submodule:"): item["digest"]["gitCommit"]
+            for item in self._record.dependencies
+            if item["name"].startswith("submodule:")
+        }
+        inside = tuple(f"{path}/" for path in links)
+        direct = {path: commit for path, commit in told.items() if not path.startswith(inside)}
+        if self._checks.equal("submodules", links, direct) and links:
+            self._checks.add("submodules", OK, ", ".join(f"{path} {links[path]}" for path in links))
+
 
 def _ask(project: Path, name: str) -> str:
     return git.ask(project, "rev-parse", "--verify", "--quiet", name).decode().strip()
+
+
+def _in_registry(store: Store, wanted: Wanted) -> str:
+    """The registry that has the image now, of those that it was pushed to; empty where none has."""
+    from orchestrator.image import exporting
+
+    for reference in exporting.places(store, wanted.key, wanted.digest):
+        try:
+            if exporting.there(reference):
+                return reference.partition("@")[0]
+        except MirageError:
+            continue
+    return ""
 
 
 def _present(engine: Engine | None, wanted: Wanted) -> bool:

@@ -57,7 +57,14 @@ def read(source: LockSource) -> Lock:
 
     Also where it does not match the file that it was made from, and where a group is named that it does not have.
     """
-    lock = _reader(posixpath.basename(source.path))(source)
+    try:
+        lock = _reader(posixpath.basename(source.path))(source)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        # whole as JSON or TOML, and not of the shape that its tool gives it: edited by hand, or by an enemy
+        raise LockError(
+            f"{source.path} is not as its tool writes it: {type(error).__name__}: {str(error)[:200]}",
+            hint="have the tool write it anew",
+        ) from error
     if not lock.has_groups and source.groups != ("main",):
         raise LockError(
             f"environment.groups names {', '.join(source.groups) or 'none'}, and {source.path} has no groups",

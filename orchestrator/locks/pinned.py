@@ -129,6 +129,8 @@ class Lock:
     ``extras`` and ``groups`` are the chosen ones, for markers that ask (PEP 751).
     ``index`` and ``more_indexes`` are for packages that name none of their own: in place of the host's, and beside
     it; ``links`` are pages of links to files. ``notes`` says what was left out.
+    ``loose`` are requirements that pin nothing, which are to be resolved within ``constraints``
+    (image/resolving.py); only where the project asks for that.
     """
 
     kind: str
@@ -144,6 +146,8 @@ class Lock:
     more_indexes: tuple[Index, ...] = ()
     links: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
 
     @property
     def hashed(self) -> bool:

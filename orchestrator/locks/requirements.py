@@ -63,13 +63,12 @@ def read(source: LockSource) -> Lock:
     found = _Reading(source)
     _file(found, source.path, source.content, constraint=False)
     loose = _settle_constraints(found)
-    if loose:
-        also = " (`unpinned: resolve` is not supported by this version of Mirage)"
+    if loose and source.unpinned != "resolve":
         raise LockError(
-            f"not pinned to one version each{also if source.unpinned == 'resolve' else ''}:\n"
-            + "\n".join(f"  {where}: {line}" for where, line in loose),
+            "not pinned to one version each:\n" + "\n".join(f"  {where}: {line}" for where, line in loose),
             hint=f"pin everything with `uv pip compile --generate-hashes {source.path} -o {source.path}`, "
-            "or write down what is installed with `pip freeze`; then commit it",
+            "or write down what is installed with `pip freeze`; then commit it. Or have it resolved once: "
+            "`environment: {unpinned: resolve}`",
         )
     bare = [package for package in found.packages if not package.hashes]
     if found.hashes_required and bare:
@@ -86,6 +85,10 @@ def read(source: LockSource) -> Lock:
         more_indexes=tuple(index for url in dict.fromkeys(found.more) if (index := index_of(url))),
         links=tuple(dict.fromkeys(found.links)),
         notes=tuple(found.notes),
+        loose=tuple(sorted({line for _, line in loose})),
+        constraints=tuple(sorted({f"{name}{versions}" for _, name, versions in found.constraints}))
+        if loose
+        else (),
     )
 
 

@@ -55,13 +55,13 @@ def compare(left: Row, right: Row, repository: Path) -> tuple[Section, ...]:
         _commits(left, right, repository),
         _files(left, right, repository),
         _packages(left, right),
-        Section("config", _changes(_flat(left.config), _flat(right.config))),
+        Section("config", _changes(leaves(left.config), leaves(right.config))),
         Section("settings", _changes(_settings(left), _settings(right))),
         Section("base", _changes(_base(left), _base(right))),
         Section("inputs", _changes(_inputs(left), _inputs(right))),
-        Section("hardware", _changes(_flat(_hardware(left)), _flat(_hardware(right)))),
+        Section("hardware", _changes(leaves(_hardware(left)), leaves(_hardware(right)))),
         Section("engine", _changes(_builder(left), _builder(right))),
-        Section("sandbox", _changes(_flat(_internal(left, "sandbox")), _flat(_internal(right, "sandbox")))),
+        Section("sandbox", _changes(leaves(_internal(left, "sandbox")), leaves(_internal(right, "sandbox")))),
         Section("result", _changes(_result(left), _result(right))),
         Section("metrics", _changes(left.result["metrics"], right.result["metrics"])),
         Section("outputs", _changes(_outputs(left), _outputs(right))),
@@ -87,12 +87,12 @@ def _text(values: dict[str, Any], name: str) -> str | None:
     return canonical.encode(values[name]).decode() if name in values else None
 
 
-def _flat(value: Any, above: str = "") -> dict[str, Json]:
+def leaves(value: Any, above: str = "") -> dict[str, Json]:
     """The leaves of an object by their paths; lists are leaves."""
     found: dict[str, Json] = {}
     for name, inner in value.items() if isinstance(value, dict) else ():
         if isinstance(inner, dict) and inner:
-            found.update(_flat(inner, f"{above}{name}."))
+            found.update(leaves(inner, f"{above}{name}."))
         else:
             found[f"{above}{name}"] = inner
     return found
@@ -189,7 +189,7 @@ def _settings(row: Row) -> dict[str, Json]:
     found = {name: external.get(name) for name in names}
     return {
         **found,
-        **_flat(external.get("env"), "env."),
+        **leaves(external.get("env"), "env."),
         **{n: internal.get(n) for n in ("threads", "seed")},
     }
 

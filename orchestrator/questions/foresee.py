@@ -97,6 +97,16 @@ def foresee(
         base = bases.resolve(settings.base, bases.platform())
     except NotMade as error:
         return Foreseen(None, None, None, error.message)
+    if locked.loose:
+        from orchestrator.image import resolving
+
+        resolved = resolving.known(locked, base, library)
+        if resolved is None:
+            reason = (
+                f"{locked.path} does not pin everything, and was not resolved yet: a run resolves it first"
+            )
+            return Foreseen(None, None, None, reason)
+        locked = resolved
     manifest = environment.key_manifest(locked, base, settings.environment.groups)
     env = Key(of_bytes(manifest), manifest)
     image = image_key(

@@ -21,6 +21,7 @@ OWN_FOLDERS = (".mirage/cache", ".mirage/runs", ".mirage/open", ".mirage/artifac
 _OWN = re.compile(rb"(?:%s)(?:/|\Z)" % b"|".join(re.escape(each.encode()) for each in OWN_FOLDERS))
 # What git refuses to check out, since it would leave the folder or change the repository.
 _HOSTILE = re.compile(rb"(?:^|/)(?:\.git|\.\.?|)(?:/|\Z)", re.IGNORECASE)
+_LINE = re.compile(rb"([0-7]{6}) ([a-z]+) ([0-9a-f]{40}|[0-9a-f]{64}) +([0-9]{1,19}|-|BAD)\t(.+)", re.DOTALL)
 _DEPTH = 16  # submodules in submodules
 _UPDATE = "git submodule update --init --recursive"
 
@@ -69,27 +70,35 @@ def parts(checkout: Checkout, tree: str) -> list[Part]:
     return list(_parts_of(checkout.folder, checkout.folder, tree, b"", (), 0))
 
 
+def entries(out: bytes) -> Iterator[tuple[str, bytes, str, bytes, bytes]]:
+    """Mode, kind, object, size and path of each line of `ls-tree -r -z -l`. Raises SourceError."""
+    for line in filter(None, out.split(b"\0")):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise SourceError(f"git listed a file in a way that is not known: {git.printable(line[:200])}")
+        mode, kind, oid, size, path = found.groups()
+        if _HOSTILE.search(path):
+            raise SourceError(
+                f"the commit holds a file that git itself would not write: {git.printable(path)}"
+            )
+        yield mode.decode(), kind, oid.decode(), size, path
+
+
 def _parts_of(
     repository: Path, work: Path, tree: str, prefix: bytes, changed: tuple[Change, ...], depth: int
 ) -> Iterator[Part]:
     out = git.ask(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", tree)
     files: list[SourceFile] = []
     links: list[tuple[bytes, str]] = []
-    for line in filter(None, out.split(b"\0")):
-        head, _, path = line.partition(b"\t")
-        mode, kind, oid, size = head.split()
-        if _HOSTILE.search(path):
-            raise SourceError(
-                f"the commit holds a file that git itself would not write: {git.printable(path)}"
-            )
+    for mode, kind, oid, size, path in entries(out):
         if depth == 0 and _OWN.match(path):
             continue
         if kind == b"commit":
-            links.append((path, oid.decode()))
+            links.append((path, oid))
         elif size.isdigit():
-            files.append(SourceFile(prefix + path, mode.decode(), oid.decode(), int(size), repository))
+            files.append(SourceFile(prefix + path, mode, oid, int(size), repository))
         else:  # `BAD`
-            raise objects.absent(prefix + path, oid.decode())
+            raise objects.absent(prefix + path, oid)
     urls = _submodule_urls(repository, files, prefix) if links else {}
     modules = [Submodule(git.printable(prefix + path), urls.get(path), oid) for path, oid in links]
     yield Part(repository, tree, prefix, tuple(files), tuple(modules), changed)

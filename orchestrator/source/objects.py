@@ -6,12 +6,14 @@ Knows neither paths nor LFS.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.errors import SourceError
 from orchestrator.source import git
 
+_COMMITTER = re.compile(rb"committer (?:.*\s)?(-?[0-9]{1,20})\s+\S+\s*", re.DOTALL)
 _LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z: RFC 3339 and Python have no later time
 
 
@@ -37,10 +39,9 @@ def contents(repository: Path, names: Sequence[str]) -> Iterator[bytes | None]:
 def commit_time(content: bytes, commit: str) -> int:
     """The committer's time in a commit object (git-cat-file(1) prints it raw), within 1970 to 9999."""
     for line in content.split(b"\n\n", 1)[0].split(b"\n"):
-        if line.startswith(b"committer "):
-            seconds = line.split()[-2]
-            if seconds.removeprefix(b"-").isdigit():
-                return min(max(0, int(seconds)), _LAST_SECOND)
+        found = _COMMITTER.fullmatch(line)
+        if found is not None:
+            return min(max(0, int(found[1])), _LAST_SECOND)
     raise SourceError(f"the commit {commit} cannot be read", hint="git fsck")
 
 

@@ -6,9 +6,7 @@ leaves only files under `staging/`, never a torn blob or object.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -17,13 +15,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator import canonical
-from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest
+from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
 from orchestrator.store.disk import NO_LINK, sync, told, write_all
 from orchestrator.store.keys import FORMAT, check_key, is_key_part
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
-_EMPTY = of_bytes(b"")
+_EMPTY = Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # of no bytes
 # What a dead process left under `staging/` goes after this many seconds; a living one is never that slow.
 _STALE = 7 * 24 * 3600.0
 
@@ -77,7 +75,7 @@ class FolderStore:
             sync(self._blobs)
         self._probe()
         self.create("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        self.create("store.json", canonical.encode({"format": FORMAT, "id": secrets.token_hex(16)}))
+        self.create("store.json", canonical.encode({"format": FORMAT, "id": os.urandom(16).hex()}))
 
     def _probe(self) -> None:
         """See that this file system gives a name once: everything that is created at most once rests on it."""
@@ -279,7 +277,7 @@ class FolderStore:
                     if error.errno not in NO_LINK:
                         raise
                 source.seek(0)
-            hasher = hashlib.sha256()
+            hasher = sha256()
             with target.open("xb", buffering=0) as sink:
                 try:
                     while piece := source.read(CHUNK):

@@ -5,17 +5,17 @@ A blob's name is given by rename(2), so it is never torn, and one that was damag
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher
+from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import ArtifactError
 from orchestrator.store.disk import sync, sync_many, told, write_all
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 # A blob's time stamp is fixed: hard links of it are mounted into runs, and a changed stamp tells tampering.
 BLOB_MTIME = 1
@@ -47,7 +47,7 @@ class Place(Protocol):
 
 def staged_name(place: Place) -> str:
     """A path under `staging/` that nobody else uses."""
-    return os.path.join(place.staging(), f"{os.getpid()}-{secrets.token_hex(8)}")
+    return os.path.join(place.staging(), f"{os.getpid()}-{os.urandom(8).hex()}")
 
 
 class Staged:
@@ -57,7 +57,7 @@ class Staged:
         self.path = staged_name(place)
         self.size = 0
         self._what = f"write to the store {place.location}"
-        self._hasher = hashlib.sha256()
+        self._hasher = sha256()
         self._helper: ThreadPoolExecutor | None = None
         self._hashing: Future[None] | None = None
         self._nudged = 0
@@ -72,7 +72,10 @@ class Staged:
         if len(piece) < LARGE:
             self._hasher.update(piece)
         else:
-            self._helper = self._helper or ThreadPoolExecutor(1)
+            if self._helper is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._helper = ThreadPoolExecutor(1)
             self._hashing = self._helper.submit(self._hasher.update, bytes(piece))
         self._ends_in_hole = len(piece) == CHUNK and piece == _ZEROS
         with told(self._what):

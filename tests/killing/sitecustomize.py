@@ -1,13 +1,20 @@
-"""Loaded by a child that a test starts: dies by SIGKILL right after a chosen line of the journal is on disk."""
+"""Loaded by a child that a test starts: dies by SIGKILL right after a line of the journal, or before a
+name in the store.
+
+MIRAGE_TEST_SIGNAL sends itself another signal instead, NUMBERxTIMES. MIRAGE_TEST_HEARTBEAT asks the engine for a sign of
+life that often, in seconds.
+"""
 
 import os
 import signal
 from typing import Any
 
 _EVENT = os.environ.get("MIRAGE_TEST_KILL_AT")
+_NUMBER, _, _TIMES = os.environ.get("MIRAGE_TEST_SIGNAL", f"{int(signal.SIGKILL)}x1").partition("x")
 
 if _EVENT:
     _fsync = os.fsync
+    _left = [int(_TIMES)]
 
     def _fsync_then_die(fd: Any) -> None:
         _fsync(fd)
@@ -16,6 +23,25 @@ if _EVENT:
             with open(path, "rb") as lines:
                 last = lines.read().splitlines()[-1]
             if f'"event": "{_EVENT}"'.encode() in last:
-                os.kill(os.getpid(), signal.SIGKILL)
+                while _left[0]:
+                    _left[0] -= 1
+                    os.kill(os.getpid(), int(_NUMBER))
 
     os.fsync = _fsync_then_die
+
+if "MIRAGE_TEST_HEARTBEAT" in os.environ:
+    from orchestrator import life
+
+    life.HEARTBEAT = float(os.environ["MIRAGE_TEST_HEARTBEAT"])
+_BEFORE = os.environ.get("MIRAGE_TEST_KILL_BEFORE")
+
+if _BEFORE:
+    _link = os.link
+
+    def _die_or_link(source: Any, target: Any, **words: Any) -> None:
+        """Dies right before an object of the store gets its name: one below this folder of the store."""
+        if f"/artifacts/{_BEFORE}" in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
+        _link(source, target, **words)
+
+    os.link = _die_or_link  # type: ignore[assignment]  # it takes what our own calls give

@@ -1,0 +1,69 @@
+"""How a run ended, in the record's words: from what the engine says and from what we asked for."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from orchestrator.ports import Ended
+
+DAEMON_RESTART = "daemon_restart"
+
+
+@dataclass(frozen=True)
+class End:
+    """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did.
+
+    ``trouble`` is what kept the workflow from being started, where that was not the user; ``by`` is who stopped it,
+    where that is known: the name of a signal, or of a user.
+    """
+
+    ended: Ended | None
+    stopped: str | None  # "interrupt" | "timeout" | "cancel" | "never-started" | "before-start"
+    trouble: str | None = None
+    by: str | None = None
+
+    @property
+    def infrastructure(self) -> bool:
+        """Whether it was the machine's fault, or the engine's: neither the workflow's nor the user's."""
+        if self.stopped is not None:
+            return False
+        return self.trouble is not None or self.ended is None or self.ended.error == DAEMON_RESTART
+
+
+def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
+    """(status, exit code, signal, reason) of a run."""
+    if end.trouble is not None:
+        return "failed", None, None, end.trouble
+    if end.stopped == "never-started":
+        return "interrupted", None, None, "mirage-run died before it started the workflow"
+    if end.stopped == "before-start":
+        return "interrupted", None, None, f"interrupted by {end.by or 'the user'} before the workflow started"
+    if end.ended is None:
+        return "lost", None, None, "the container is gone: the engine or the machine lost it"
+    code = end.ended.exit_code
+    name = _signal_name(code)
+    if end.stopped == "interrupt":
+        return "interrupted", code, name, f"interrupted by {end.by or 'the user'}"
+    if end.stopped == "cancel":
+        return "interrupted", code, name, f"cancelled by {end.by}" if end.by else "cancelled"
+    if end.stopped == "timeout":
+        return "failed", code, name, "timeout"
+    if end.ended.error == DAEMON_RESTART:
+        return "interrupted", code, name, DAEMON_RESTART
+    if code == 0:
+        return "succeeded", 0, None, "a child process ran out of memory" if end.ended.oom_killed else None
+    if end.ended.oom_killed:
+        return "failed", code, name, "out of memory"
+    if end.ended.error:
+        return "failed", code, name, f"the engine could not run it: {end.ended.error}"
+    return "failed", code, name, f"killed by {name}" if name else f"exit code {code}"
+
+
+def _signal_name(code: int | None) -> str | None:
+    if code is None or code <= 128:
+        return None
+    try:
+        return signal.Signals(code - 128).name
+    except ValueError:
+        return None

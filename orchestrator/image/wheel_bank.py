@@ -1,0 +1,178 @@
+"""The wheels of an environment in the store (`bank: [wheels]`), so that it is installed again without any index.
+
+Owns what is kept for that and how it is fetched: in a builder, from where the installer says each file is, by its hash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from orchestrator import canonical
+from orchestrator.canonical import Json
+from orchestrator.digest import Digest, parse_digest
+from orchestrator.errors import ImageError, LockError
+from orchestrator.image import installer
+from orchestrator.image.base import Base
+from orchestrator.image.library import Library
+from orchestrator.image.wheels import Wheel, Workshop
+from orchestrator.locks import pylock, selection
+from orchestrator.locks.pinned import Lock, normal_name
+from orchestrator.locks.source import LockSource, toml
+from orchestrator.locks.target import Target
+
+_FETCH = Path(__file__).parent / "fetch_in_builder.py"
+
+
+@dataclass(frozen=True)
+class Banked:
+    """A wheel of an environment: whose it is, its bytes, the hashes that its lock was installed with, and, where it was
+    built from a source distribution, what from."""
+
+    package: str
+    file: str
+    digest: Digest
+    hashes: tuple[str, ...]
+    source: tuple[str, ...] = ()
+
+    @property
+    def wheel(self) -> Wheel:
+        """As the builder takes it."""
+        return Wheel(self.package, self.file, self.digest, self.source)
+
+
+def find(library: Library, key: Digest) -> tuple[Banked, ...] | None:
+    """The wheels of an environment by its key, where all of them are kept."""
+    kept = library.find("wheels", key)
+    if kept is None or not library.has(parse_digest(kept["digest"])):
+        return None
+    listed: Any = canonical.decode(b"".join(library.read(parse_digest(kept["digest"]))))
+    found = tuple(
+        Banked(
+            str(each["package"]),
+            str(each["file"]),
+            parse_digest(each["digest"]),
+            tuple(each["hashes"]),
+            tuple(each["source"]),
+        )
+        for each in listed
+    )
+    return found if all(library.has(each.digest) for each in found) else None
+
+
+def keep(
+    shop: Workshop,
+    container: str,
+    lock: Lock,
+    made: tuple[Wheel, ...],
+    base: Base,
+    key: Digest,
+    manifest: bytes,
+) -> None:
+    """Fetch the wheels of a lock as it was installed, and keep them in the store. Raises LockError, ImageError."""
+    shop.reporter.stage("environment", "keeping the wheels")
+    built = {wheel.package: wheel for wheel in made}
+    found = [
+        Banked(
+            each.name, built[each.name].file, built[each.name].digest, each.hashes, built[each.name].source
+        )
+        for each in lock.packages
+        if each.name in built
+    ]
+    for number, batch in enumerate(installer.batches(lock, shop.env(), frozenset(built))):
+        rest = replace(batch, packages=tuple(each for each in batch.packages if each.name not in built))
+        if rest.packages:
+            found += _fetched(shop, container, lock, rest, base, number)
+    for each in found:
+        shop.library.bank(each.digest, "wheels")
+    listed: list[Json] = [
+        {
+            "package": each.package,
+            "file": each.file,
+            "digest": each.digest,
+            "hashes": list(each.hashes),
+            "source": list(each.source),
+        }
+        for each in sorted(found, key=lambda each: each.package)
+    ]
+    digest = shop.library.put(canonical.encode(listed), "wheels")
+    shop.library.keep("wheels", key, manifest, {"digest": digest, "created": str(time.time_ns())})
+
+
+def _fetched(
+    shop: Workshop, container: str, lock: Lock, batch: installer.Batch, base: Base, number: int
+) -> Iterator[Banked]:
+    listed, wanted = f"/build/pylock.bank{number}.toml", f"/build/bank.{number}.txt"
+    shop.engine.put(container, "/", ((wanted[1:], batch.content(), 0o644),))
+    words: tuple[str, ...] = (
+        "pip",
+        "compile",
+        "--python",
+        base.python.executable,
+        "--no-deps",
+        "--no-header",
+    )
+    shop.uv(container, lock, base, (*words, "--format", "pylock.toml", "-o", listed, wanted), batch.env)
+    data = b"".join(shop.engine.get(container, listed))
+    python = base.python
+    target = Target(base.platform.architecture, python.implementation, python.version, python.libc)
+    chosen = {
+        each.name: each for each in selection.select(pylock.read(LockSource(listed, data)), target).packages
+    }
+    urls = dict(_urls(toml(listed, data)))
+    orders: list[Json] = []
+    for package in batch.packages:
+        files = chosen[package.name].files if package.name in chosen else ()
+        if not files or (package.name, files[0].name) not in urls:
+            raise LockError(f"the index does not say where the wheel of {package.name}=={package.version} is")
+        expected = [value for value in files[0].hashes if value in package.hashes or not package.hashes]
+        if not expected:
+            raise LockError(f"{lock.path} names other files of {package.name} than the index has now")
+        orders.append({"url": urls[package.name, files[0].name], "file": files[0].name, "hash": expected[0]})
+    told = {"files": orders, "logins": list(_logins(dict(batch.env)))}
+    shop.engine.put(
+        container,
+        "/",
+        (
+            ("build/fetch.py", _FETCH.read_bytes(), 0o644),
+            ("build/fetch.json", json.dumps(told).encode(), 0o600),
+        ),
+    )
+    shop.command(container, (base.python.executable, "-I", "/build/fetch.py"), batch.env)
+    for package, order in zip(batch.packages, orders, strict=True):
+        assert isinstance(order, dict)
+        with shop.library.writer() as writer:
+            for piece in shop.engine.get(container, f"/build/fetched/{order['file']}"):
+                writer.write(piece)
+            digest, _ = writer.commit()
+        if str(order["hash"]).startswith("sha256:") and order["hash"] != digest:
+            raise ImageError(f"{order['file']} came out of the builder as {digest}")
+        yield Banked(package.name, str(order["file"]), digest, package.hashes)
+
+
+def _urls(table: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """Where the files of a pylock.toml are, by package and file name."""
+    for package in table.get("packages", ()):
+        for each in (*package.get("wheels", ()), *((package["archive"],) if "archive" in package else ())):
+            url = str(each.get("url", ""))
+            name = str(each.get("name") or unquote(urlsplit(url).path.rpartition("/")[2]))
+            yield (normal_name(str(package["name"])), name), url
+
+
+def _logins(env: Mapping[str, str]) -> Iterator[Json]:
+    """Logins of indexes as (origin, user, password): from their URLs, and by their names."""
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"):
+        for word in env.get(name, "").split():
+            named, _, url = word.partition("=") if "=" in word.partition("://")[0] else ("", "", word)
+            parts = urlsplit(url)
+            by_name = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", named.upper())
+            user = unquote(parts.username or "") or env.get(f"{by_name}_USERNAME", "")
+            password = unquote(parts.password or "") or env.get(f"{by_name}_PASSWORD", "")
+            if user or password:
+                yield [parts.scheme, parts.netloc.rpartition("@")[2], user, password]

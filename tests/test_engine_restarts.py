@@ -1,0 +1,110 @@
+"""The engine restarts, or hangs, while a run goes on: the right exit code, or `interrupted: daemon_restart`; all of the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine_tools import SecondEngine
+from tests.run_tools import Project, wait_for
+
+WORKFLOWS = {
+    "counts": "import sys, time\nfor i in range(30):\n    print(i, flush=True)\n    time.sleep(0.1)\nsys.exit(7)\n",
+    "saves": "import time\nfrom mirage import artifact\nprint('on', flush=True)\nfor i in range(4):\n    time.sleep(1)\n"
+    "    artifact.Model.save({'epoch': i}, name='checkpoint')\nprint('end')\n",
+    "polite": "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\nprint('on', flush=True)\n"
+    "time.sleep(6)\nprint('end')\nsys.exit(5)\n",
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project(
+        tmp_path_factory.mktemp("restarts"),
+        files={f"workflows/{name}.py": text for name, text in WORKFLOWS.items()},
+    )
+    made.mirage(
+        "image", "build", "--config", "configs/a.yaml"
+    )  # the second engine has no network to build in
+    return made
+
+
+@pytest.fixture(scope="module")
+def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondEngine]:
+    with SecondEngine(tmp_path_factory.mktemp("engine") / "l", live_restore=True) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondEngine]:
+    with SecondEngine(tmp_path_factory.mktemp("engine") / "e") as engine:
+        yield engine
+
+
+def restarted(
+    project: Project,
+    engine: SecondEngine,
+    workflow: str,
+    said: str,
+    number: signal.Signals,
+    away: float = 1.0,
+) -> tuple[dict[str, object], int, str]:
+    """What `mirage-run --json` said of a run whose engine was restarted after it had said something."""
+    before = set(project.run_ids()) if (project.folder / ".mirage" / "runs").exists() else set()
+    process = project.start(
+        "--config", "configs/a.yaml", "--workflow", f"workflows.{workflow}", "--json", env=engine.env
+    )
+
+    def spoke() -> bool:
+        assert process.poll() is None, process.communicate()
+        logs = (project.folder / ".mirage" / "runs").glob("*/log")
+        return any(said in log.read_text().splitlines() for log in logs if log.parent.name not in before)
+
+    wait_for(spoke, 60)
+    engine.restart(number, away)
+    out, err, code = project.ended(process, 90)
+    assert "Traceback" not in err
+    assert engine.api().containers(all=True) == [], "a container was left"
+    return json.loads(out), code, err
+
+
+def test_killed_with_live_restore(project: Project, living: SecondEngine) -> None:
+    """The workflow runs on; the code is its own, and the log has every line once."""
+    made, code, _ = restarted(project, living, "counts", "5", signal.SIGKILL)
+    assert (code, made["status"], made["exit_code"]) == (1, "failed", 7)
+    assert project.mirage("logs", str(made["run_id"])) == "".join(f"{i}\n" for i in range(30))
+
+
+def test_killed_and_away_while_the_workflow_ends(project: Project, second: SecondEngine) -> None:
+    made, code, err = restarted(project, second, "counts", "24", signal.SIGKILL, 2)
+    assert (code, made["status"], made["exit_code"]) == (1, "failed", 7)
+    whole = "".join(f"{i}\n" for i in range(30))
+    log = project.mirage("logs", str(made["run_id"]))
+    assert log == whole or (log.endswith("\n") and whole.startswith(log) and "may be missing" in err)
+
+
+def test_stopped_with_its_containers(project: Project, second: SecondEngine) -> None:
+    """The exit code looks like the workflow's own, and is not taken for it."""
+    made, code, _ = restarted(project, second, "polite", "on", signal.SIGTERM)
+    assert (code, made["status"], made["reason"]) == (130, "interrupted", "daemon_restart")
+
+
+def test_a_frozen_engine_is_told_and_waited_for(project: Project, second: SecondEngine) -> None:
+    env = {
+        **second.env, "MIRAGE_TEST_HEARTBEAT": "0.5", "PYTHONPATH": str(Path(__file__).parent / "killing")
+    }  # fmt: skip
+    process = project.start("--config", "configs/a.yaml", "--workflow", "workflows.saves", "--json", env=env)
+    wait_for(lambda: any(line["event"] == "published" for line in project.journal()), 60)
+    os.kill(second.pid, signal.SIGSTOP)
+    time.sleep(7)
+    os.kill(second.pid, signal.SIGCONT)
+    out, err, code = project.ended(process, 60)
+    assert code == 0, err
+    assert "the engine has not answered for" in err and "the engine answers again" in err
+    assert len(json.loads(out)["outputs"]) == 4
