@@ -17,6 +17,7 @@ from typing import IO
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store.disk import told, write_all
+from orchestrator.store.staging import FolderIntake, Writer
 
 
 class Owed:
@@ -97,3 +98,35 @@ def _digests(data: bytes) -> Iterable[Digest]:
     for line in data.decode("ascii", "replace").split("\n"):
         with suppress(StoreError):  # the last line may be cut off: its writer did not hear that it was kept
             yield parse_digest(line)
+
+
+class OwedWriter:
+    """A BlobWriter into the machine's copy, which is then owed to the bucket."""
+
+    def __init__(self, writer: Writer, owed: Owed) -> None:
+        self._writer = writer
+        self._owed = owed
+
+    def write(self, piece: bytes) -> object:
+        """Add bytes."""
+        return self._writer.write(piece)
+
+    def commit(self) -> tuple[Digest, int]:
+        """Make the blob durable and visible."""
+        done = self._writer.commit()
+        self._owed.add([done[0]])
+        return done
+
+
+class OwedIntake:
+    """An Intake into the machine's copy that remembers what it took."""
+
+    def __init__(self, intake: FolderIntake) -> None:
+        self._intake = intake
+        self.digests: dict[Digest, None] = {}
+
+    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
+        """Take an open file."""
+        taken = self._intake.add(descriptor, size)
+        self.digests[taken[0]] = None
+        return taken

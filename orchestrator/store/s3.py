@@ -9,54 +9,53 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.client import Bucket, quietly
+from orchestrator.store.bucket.failures import BucketError
 from orchestrator.store.bucket.probe import Promises, promises_of
 from orchestrator.store.bucket.transfer import (
     IN_FLIGHT,
-    RANGE,
     SINGLE,
     Budget,
     LargeUpload,
     in_parallel,
-    ranges,
 )
+from orchestrator.store.fetching import blob_key, fetched
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.keys import FORMAT, check_key
-from orchestrator.store.owed import Owed
-from orchestrator.store.staging import FolderIntake, Writer
+from orchestrator.store.owed import Owed, OwedIntake, OwedWriter
+from orchestrator.store.remembered import Remembered
 
 # From this number on, asking for whole folders of blobs is cheaper than asking for each.
 _MANY = 256
-_AHEAD = 12  # ranges of RANGE bytes that are in memory at once while blobs are fetched
 # Unfinished uploads older than this, in seconds, have no living writer any more.
 STALE = 7 * 24 * 3600.0
 _SWEEP_EVERY = 24 * 3600.0
-
-_T = TypeVar("_T")
 
 
 class S3Store:
     """A Store in a bucket; safe for any number of processes and machines at once."""
 
-    def __init__(self, bucket: Bucket, folder: Path) -> None:
+    def __init__(self, bucket: Bucket, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
         self.bucket = bucket
         self.local = FolderStore.open_at(folder)
         self._side = folder / "bucket"
         self._side.mkdir(exist_ok=True)
         self._owed = Owed(self._side / "owed")
+        self._seen = Remembered(self._side / "seen")
+        self._later = Remembered(self._side / "later")
+        self._tell = tell
         self._there: set[Digest] = set()  # seen in the bucket by this process
         self._pushing = threading.RLock()
         self._promises: Promises | None = None
+        self.away = False  # whether the bucket was asked in vain
 
     @property
     def location(self) -> str:
@@ -69,12 +68,15 @@ class S3Store:
         return Path(self.local.location)
 
     @classmethod
-    def open_at(cls, bucket: Bucket, stores: Path) -> S3Store:
+    def open_at(
+        cls, bucket: Bucket, stores: Path, tell: Callable[[str], None] = lambda text: None
+    ) -> S3Store:
         """Open the store, making it where there is none; ``stores`` holds a folder for each bucket and prefix.
 
+        ``tell`` hears it once where the bucket does not answer, and what this machine remembers is used.
         Raises StoreError where the bucket cannot be used, or holds a store of another format.
         """
-        store = cls(bucket, stores / hashlib.sha256(bucket.address.encode()).hexdigest()[:24])
+        store = cls(bucket, stores / hashlib.sha256(bucket.address.encode()).hexdigest()[:24], tell)
         described = store.read("store.json")
         if described is None:
             store._make()
@@ -117,8 +119,14 @@ class S3Store:
         parse_digest(digest)
         if digest in self._there or (digest in self._owed and self.local.has(digest)):
             return True
-        if self.bucket.size(_blob(digest)) is None:
-            return False
+        try:
+            if self.bucket.size(blob_key(digest)) is None:
+                return False
+        except BucketError as error:
+            if not self.local.has(digest):
+                raise
+            self._remembering(error)
+            return True
         self._there.add(digest)
         return True
 
@@ -136,16 +144,16 @@ class S3Store:
         return digest
 
     @contextmanager
-    def writer(self) -> Iterator[_Writer]:
+    def writer(self) -> Iterator[OwedWriter]:
         """Write a blob of any size; without a commit nothing stays behind."""
         with self.local.writer() as writer:
-            yield _Writer(writer, self._owed)
+            yield OwedWriter(writer, self._owed)
 
     @contextmanager
-    def intake(self) -> Iterator[_Intake]:
+    def intake(self) -> Iterator[OwedIntake]:
         """Take many files, which are durable and visible when this is left without an error."""
         with self.local.intake() as intake:
-            inner = _Intake(intake)
+            inner = OwedIntake(intake)
             yield inner
             self._owed.add(inner.digests)
 
@@ -170,26 +178,64 @@ class S3Store:
     # --- objects ------------------------------------------------------------------------------------------
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create an object unless it exists; every blob of this process is in the bucket before."""
+        """Create an object unless it exists; every blob of this process is in the bucket before.
+
+        What a key led to is no claim on a name: where the bucket is away it waits here, and this says True.
+        """
         check_key(key)
-        promises = self.promises()
-        self.push_owed()
-        return self.bucket.create(key, data, promises.condition)
+        try:
+            promises = self.promises()
+            self.push_owed()
+            made = self.bucket.create(key, data, promises.condition)
+        except BucketError as error:
+            if not key.startswith("keys/"):
+                raise
+            self._remembering(error)
+            self._later.add(key, data)
+            return True
+        if made:
+            self._seen.add(key, data)
+        return made
 
     def read(self, key: str) -> bytes | None:
-        """The object's bytes, or None."""
+        """The object's bytes, or None; as this machine saw them last, where the bucket does not answer."""
         check_key(key)
-        return self.bucket.read(key)
+        try:
+            data = self.bucket.read(key)
+        except BucketError as error:
+            self._remembering(error)
+            kept = self._later.read(key) or self._seen.read(key)
+            if kept is None and not key.startswith("keys/"):
+                raise
+            return kept
+        if data is not None:
+            self._seen.add(key, data)
+        return data
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix, in bytewise order; what others put there is passed over."""
+        """The keys below a prefix, in bytewise order; what others put there is passed over.
+
+        Where the bucket does not answer: those that this machine saw.
+        """
         check_key(prefix.rstrip("/"))
         found = []
-        for key, _ in self.bucket.list(prefix):
-            with suppress(StoreError):
-                check_key(key)
-                found.append(key)
+        try:
+            for key, _ in self.bucket.list(prefix):
+                with suppress(StoreError):
+                    check_key(key)
+                    found.append(key)
+        except BucketError as error:
+            self._remembering(error)
+            found = [*{*self._seen.keys(prefix), *self._later.keys(prefix)}]
         yield from sorted(found)
+
+    def _remembering(self, error: BucketError) -> None:
+        """Go on with what this machine knows, and say so once; raises what will not pass by itself."""
+        if not error.passing:
+            raise error
+        if not self.away:
+            self.away = True
+            self._tell(f"{error.message}; going on with what this machine knows of {self.location}")
 
     # --- transfers ----------------------------------------------------------------------------------------
 
@@ -200,6 +246,15 @@ class S3Store:
             if owed:
                 self.push([digest for digest in owed if digest not in self._there])
                 self._owed.settle(owed)
+            for key in list(self._later.keys("")):
+                data = self._later.read(key)
+                if data is not None:
+                    self.bucket.create(key, data, self.promises().condition)
+                self._later.remove(key)
+
+    def waiting(self) -> int:
+        """How many blobs and objects of this machine are still to go to the bucket."""
+        return len(self._owed.all()) + sum(1 for _ in self._later.keys(""))
 
     def push(self, digests: Iterable[Digest]) -> None:
         """Put blobs of this machine into the bucket, in parallel, where they are not there yet. Raises StoreError."""
@@ -220,7 +275,7 @@ class S3Store:
                         f"{self.local.blob_path(digest)} is damaged: its bytes hash to {of_bytes(data)}",
                         hint="remove that file, and publish the artifact again",
                     )
-                self.bucket.put(_blob(digest), data, digest, promises.integrity)
+                self.bucket.put(blob_key(digest), data, digest, promises.integrity)
 
         in_parallel(put, [digest for digest in absent if sizes[digest] <= SINGLE])
         notes = self._side / "uploads"
@@ -228,7 +283,7 @@ class S3Store:
             notes.mkdir(exist_ok=True)
         for digest in large:
             upload = LargeUpload(
-                self.bucket, _blob(digest), self.local.blob_path(digest), digest, promises.integrity
+                self.bucket, blob_key(digest), self.local.blob_path(digest), digest, promises.integrity
             )
             upload.run(notes / hex_of(digest), budget)
         self._there.update(sizes)
@@ -241,16 +296,16 @@ class S3Store:
             def look(folder: str) -> None:
                 listed.update(self.bucket.list(folder))
 
-            in_parallel(look, sorted({_blob(digest).rpartition("/")[0] + "/" for digest in sizes}))
+            in_parallel(look, sorted({blob_key(digest).rpartition("/")[0] + "/" for digest in sizes}))
         else:
 
             def ask(digest: Digest) -> None:
-                size = self.bucket.size(_blob(digest))
+                size = self.bucket.size(blob_key(digest))
                 if size is not None:
-                    listed[_blob(digest)] = size
+                    listed[blob_key(digest)] = size
 
             in_parallel(ask, sizes)
-        return [digest for digest, size in sizes.items() if listed.get(_blob(digest)) != size]
+        return [digest for digest, size in sizes.items() if listed.get(blob_key(digest)) != size]
 
     def fetch(self, digests: Iterable[Digest]) -> None:
         """Bring blobs to this machine, in parallel and verified; those that are here cost a stat.
@@ -258,50 +313,8 @@ class S3Store:
         What came before a failure stays. Raises StoreError where one is missing or damaged.
         """
         wanted = [digest for digest in dict.fromkeys(digests) if not self.local.has(digest)]
-        with self.local.intake() as intake, ThreadPoolExecutor(_AHEAD) as pool:
-            try:
-                for digest, found in _ahead(pool, self._first, wanted):
-                    if found is None:
-                        raise StoreError(
-                            f"{digest} is not in the store {self.location}",
-                            hint="was it removed by hand, or never pushed?",
-                        )
-                    data, total = found
-                    if total > len(data):
-                        self._fetch_large(digest, data, total)
-                    else:
-                        intake.add_bytes(self._checked(digest, data))
-                    self._there.add(digest)
-            except BaseException:
-                with suppress(StoreError):
-                    intake.flush()
-                raise
-
-    def _first(self, digest: Digest) -> tuple[bytes, int] | None:
-        return self.bucket.part(_blob(digest), 0, RANGE)
-
-    def _checked(self, digest: Digest, data: bytes) -> bytes:
-        """The bytes; asked for once more where they are not what the digest says."""
-        if of_bytes(data) != digest:
-            again = self._first(digest)
-            if again is None or of_bytes(again[0]) != digest:
-                raise self._damaged(digest, of_bytes(data))
-            return again[0]
-        return data
-
-    def _fetch_large(self, digest: Digest, first: bytes, total: int) -> None:
-        with self.local.writer() as writer:
-            for piece in ranges(self.bucket, _blob(digest), first, total):
-                writer.write(piece)
-            if writer.digest() != digest:
-                raise self._damaged(digest, writer.digest())
-            writer.commit()
-
-    def _damaged(self, digest: Digest, found: Digest) -> StoreError:
-        return StoreError(
-            f"the store {self.location} holds damaged bytes for {digest} (they hash to {found})",
-            hint="restore the blob from another copy of the store, or publish the artifact again",
-        )
+        for digest in fetched(self.bucket, self.local, wanted):
+            self._there.add(digest)
 
     # --- upkeep -------------------------------------------------------------------------------------------
 
@@ -325,59 +338,3 @@ class S3Store:
     def close(self) -> None:
         """Let go of what this process holds; what it still owes is pushed by the next one that opens the store."""
         self._owed.close()
-
-
-class _Writer:
-    """A BlobWriter into the machine's copy, which is then owed to the bucket."""
-
-    def __init__(self, writer: Writer, owed: Owed) -> None:
-        self._writer = writer
-        self._owed = owed
-
-    def write(self, piece: bytes) -> object:
-        """Add bytes."""
-        return self._writer.write(piece)
-
-    def commit(self) -> tuple[Digest, int]:
-        """Make the blob durable and visible."""
-        done = self._writer.commit()
-        self._owed.add([done[0]])
-        return done
-
-
-class _Intake:
-    """An Intake into the machine's copy that remembers what it took."""
-
-    def __init__(self, intake: FolderIntake) -> None:
-        self._intake = intake
-        self.digests: dict[Digest, None] = {}
-
-    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
-        """Take an open file."""
-        taken = self._intake.add(descriptor, size)
-        self.digests[taken[0]] = None
-        return taken
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, action: Callable[[Digest], _T], digests: list[Digest]
-) -> Iterator[tuple[Digest, _T]]:
-    """The action's results in order, a few of them worked on ahead."""
-    coming: deque[tuple[Digest, Future[_T]]] = deque()
-    rest = iter(digests)
-    try:
-        while True:
-            while len(coming) < _AHEAD and (digest := next(rest, None)) is not None:
-                coming.append((digest, pool.submit(action, digest)))
-            if not coming:
-                return
-            digest, future = coming.popleft()
-            yield digest, future.result()
-    finally:
-        for _, future in coming:
-            future.cancel()
-
-
-def _blob(digest: Digest) -> str:
-    name = hex_of(parse_digest(digest))
-    return f"blobs/sha256/{name[:2]}/{name}"

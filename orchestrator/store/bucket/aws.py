@@ -37,8 +37,8 @@ def _loader() -> Any:
 class Timeouts:
     """Seconds: until a connection stands, and of silence on one."""
 
-    connect: float = 10.0
-    read: float = 60.0
+    connect: float = 5.0
+    read: float = 30.0
 
 
 class Account:
@@ -69,7 +69,10 @@ class Account:
                 # botocore's default adds trailers that OSS, Ceph and older servers refuse
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                retries={"mode": "standard", "max_attempts": 3},
+                retries={
+                    "mode": "standard",
+                    "total_max_attempts": 1,
+                },  # retry.py tries again, within one limit
                 connect_timeout=self.timeouts.connect,
                 read_timeout=self.timeouts.read,
                 max_pool_connections=32,

@@ -6,21 +6,25 @@ import base64
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.aws import Account, Timeouts
-from orchestrator.store.bucket.failures import BucketError, ServerFailed, UnknownUpload, garbled
+from orchestrator.store.bucket.failures import BucketError, ServerFailed, UnknownUpload, Unreachable, garbled
 from orchestrator.store.bucket.place import Place
 from orchestrator.store.bucket.wire import Answer, Wire, is_error
 from orchestrator.store.retry import Patience
 
 _NONCE, _HASH = "x-amz-meta-mirage-nonce", "x-amz-meta-mirage-sha256"
 _RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")
+_ONCE = Patience(tries=1)
+_SILENT = 30.0  # seconds for which a server that never answered is not waited for again
+_T = TypeVar("_T")
 # How a bucket is asked to create an object unless it exists.
 CONDITIONS = {"if-none-match": {"If-None-Match": "*"}, "oss": {"x-oss-forbid-overwrite": "true"}}
 
@@ -44,6 +48,7 @@ class Bucket:
         self.patience = patience or Patience()
         self._account = Account(place, timeouts or Timeouts())
         self._wire = Wire(self._account)
+        self._silence: tuple[float, Unreachable] | None = None  # until when it is not asked, and why
 
     @property
     def server(self) -> str:
@@ -55,13 +60,29 @@ class Bucket:
         """Where it is, settings of every origin included: equal for the same bucket and prefix, and only then."""
         return f"{self._account.base_url}{self.place.prefix}"
 
+    def retried(self, action: Callable[[], _T]) -> _T:
+        """The action's result, tried again where that may help.
+
+        A server that was silent to the end is not asked for a while, and then once: no command waits for it twice.
+        """
+        silent = self._silence
+        if silent is not None and time.monotonic() < silent[0]:
+            raise silent[1]
+        try:
+            found = (self.patience if silent is None else _ONCE).retried(action)
+        except Unreachable as error:
+            self._silence = time.monotonic() + _SILENT, error
+            raise
+        self._silence = None
+        return found
+
     def send(self, method: str, key: str, what: str, **more: Any) -> Answer:
         """One request, tried once (Wire.send)."""
         return self._wire.send(method, self.place.prefix + key, what, **more)
 
     def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
         """One call of boto3 on the bucket, tried again where that may help."""
-        return self.patience.retried(lambda: self._account.call(operation, what, **parameters))
+        return self.retried(lambda: self._account.call(operation, what, **parameters))
 
     def full(self, key: str) -> str:
         """A key as boto3's calls need it."""
@@ -80,7 +101,7 @@ class Bucket:
                 raise garbled(self.place, f"the bytes of {key} are not what was stored")
             return answer.body
 
-        return self.patience.retried(once)
+        return self.retried(once)
 
     def _check_absent(self, answer: Answer, what: str) -> None:
         """A 404 must be about the object, not about the bucket."""
@@ -107,7 +128,7 @@ class Bucket:
                 raise garbled(self.place, f"{key} without its ETag and length")
             return answer
 
-        return self.patience.retried(once)
+        return self.retried(once)
 
     def part(self, key: str, start: int, length: int) -> tuple[bytes, int] | None:
         """At most ``length`` bytes of an object from ``start`` on, and the size of all of it; None where it is not."""
@@ -129,7 +150,7 @@ class Bucket:
                 raise garbled(self.place, f"another range of {key} than was asked for")
             return answer.body, int(found[1])
 
-        return self.patience.retried(once)
+        return self.retried(once)
 
     def put(self, key: str, data: bytes, digest: Digest, integrity: str) -> None:
         """Put an object whose bytes its key decides; whatever is there is replaced."""
@@ -139,7 +160,7 @@ class Bucket:
             done = self.send("PUT", key, f"write {key}", headers=headers, body=data, sha256=digest)
             self.check_done(done, key)
 
-        self.patience.retried(once)
+        self.retried(once)
 
     def check_done(self, answer: Answer, key: str) -> str:
         """The ETag of what was put; every make sends one, and nothing else under status 200."""
@@ -183,7 +204,7 @@ class Bucket:
                 raise garbled(self.place, f"{key} exists, and does not")
             return there.headers.get(_NONCE) == nonce
 
-        return self.patience.retried(once)
+        return self.retried(once)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Keys and sizes below a prefix, all pages of them, in the server's order."""
@@ -200,7 +221,7 @@ class Bucket:
                     raise garbled(self.place, f"a listing of {prefix} without its end")
                 return page
 
-            page = self.patience.retried(once)
+            page = self.retried(once)
             for item in page.get("Contents", ()):
                 yield str(item["Key"])[len(self.place.prefix) :], int(item["Size"])
             if not page["IsTruncated"]:
@@ -210,7 +231,7 @@ class Bucket:
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; missing ones are fine."""
         for key in keys:
-            self.patience.retried(
+            self.retried(
                 lambda key=key: self.send("DELETE", key, f"delete {key}", accept=(200, 204, 404))  # type: ignore[misc]
             )
 

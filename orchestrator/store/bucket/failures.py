@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class BucketError(StoreError):
     """A bucket could not be asked, or said no. ``passing``: the same request may be granted a moment later."""
 
+    away = True
     passing = False
 
 

@@ -195,7 +195,7 @@ class LargeUpload:
                 )
                 return self._bucket.check_done(answer, self._key)
 
-            tag = self._bucket.patience.retried(once)
+            tag = self._bucket.retried(once)
             with lock:
                 parts[number]["ETag"] = tag
                 self._note(book, {"n": number, "tag": tag})
