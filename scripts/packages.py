@@ -19,6 +19,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
+    "ceph-mon": "the tests of buckets on a second server",
+    "ceph-osd": "the tests of buckets on a second server",
     "chromium": "the tests of reports in a browser",
     "docker-registry": "the tests of bases from a registry",
     "graphviz": "the tests of drawn lineages",
@@ -29,6 +31,7 @@ TOOLS = {
     "openssh-client": "the tests of keys",
     "openssl": "the tests of signatures",
     "python3-venv": "making .venv",
+    "radosgw": "the tests of buckets on a second server",
     "skopeo": "the tests of exported images",
     "strace": "the tests of crashes and of failing disks",
 }
@@ -57,12 +60,15 @@ def missing(tool: str) -> list[str]:
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
     if tool in (
+        "ceph-mon",
+        "ceph-osd",
         "chromium",
         "docker-registry",
         "graphviz",
         "iproute2",
         "openssh-client",
         "openssl",
+        "radosgw",
         "skopeo",
         "strace",
     ):

@@ -299,7 +299,8 @@ def test_each_refusal_is_told_apart(
     proxy: Chaos, status: int, body: bytes, expected: type[StoreError], words: str
 ) -> None:
     proxy.canned = lambda _: (status, body)
-    for ask in (Bucket.read, Bucket.size):
+    # the answer to a HEAD has no body: its 404 may be about the object or the bucket
+    for ask in (Bucket.read,) if expected is NoSuchBucket else (Bucket.read, Bucket.size):
         with pytest.raises(expected) as caught:
             ask(_once(proxy.endpoint), "store.json")
         assert caught.value.exit_code == 7
