@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 FAULTS = ("reset", "lost reply", "hang", "truncate", "500", "503", "200 with an error", "late 500")
-SILENCE = 1.5  # seconds of a hang: longer than the clients of these tests wait
+SILENCE = 2.5  # seconds of a hang: longer than the clients of these tests wait
 
 
 def error_body(code: str, message: str = "from the proxy") -> bytes:

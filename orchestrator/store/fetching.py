@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
 
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.client import Bucket
-from orchestrator.store.bucket.transfer import RANGE, ranges
+from orchestrator.store.bucket.transfer import RANGE, ahead, ranges
 from orchestrator.store.folder import FolderStore
+from orchestrator.store.packs import LEAST, Packs
+from orchestrator.store.staging import FolderIntake
 
 _AHEAD = 12  # ranges of RANGE bytes that are in memory at once while blobs are fetched
-_T = TypeVar("_T")
 
 
 def blob_key(digest: Digest) -> str:
@@ -24,7 +23,7 @@ def blob_key(digest: Digest) -> str:
     return f"blobs/sha256/{name[:2]}/{name}"
 
 
-def fetched(bucket: Bucket, local: FolderStore, wanted: list[Digest]) -> Iterator[Digest]:
+def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Digest]) -> Iterator[Digest]:
     """Bring blobs to a folder; gives each as it came. What came before a failure stays.
 
     Raises StoreError where one is missing or damaged.
@@ -33,14 +32,18 @@ def fetched(bucket: Bucket, local: FolderStore, wanted: list[Digest]) -> Iterato
     def first(digest: Digest) -> tuple[bytes, int] | None:
         return bucket.part(blob_key(digest), 0, RANGE)
 
+    if len(wanted) >= LEAST:
+        packs.refresh()
+    packed = [digest for digest in wanted if digest in packs]
+    loose = [digest for digest in wanted if digest not in packs]
+    late = []
     with local.intake() as intake, ThreadPoolExecutor(_AHEAD) as pool:
         try:
-            for digest, found in _ahead(pool, first, wanted):
+            yield from _unpacked(bucket, packs, packed, intake)
+            for digest, found in ahead(pool, first, loose, _AHEAD):
                 if found is None:
-                    raise StoreError(
-                        f"{digest} is not in the store {bucket.place.uri}",
-                        hint="was it removed by hand, or never pushed?",
-                    )
+                    late.append(digest)
+                    continue
                 data, total = found
                 if total > len(data):
                     _large(bucket, local, digest, data, total)
@@ -52,10 +55,27 @@ def fetched(bucket: Bucket, local: FolderStore, wanted: list[Digest]) -> Iterato
                         data = again[0]
                     intake.add_bytes(data)
                 yield digest
+            if late:
+                packs.refresh()
+                missing = [digest for digest in late if digest not in packs]
+                yield from _unpacked(bucket, packs, [each for each in late if each in packs], intake)
+                if missing:
+                    raise StoreError(
+                        f"{missing[0]} is not in the store {bucket.place.uri}",
+                        hint="was it removed by hand, or never pushed?",
+                    )
         except BaseException:
             with suppress(StoreError):
                 intake.flush()
             raise
+
+
+def _unpacked(bucket: Bucket, packs: Packs, wanted: list[Digest], intake: FolderIntake) -> Iterator[Digest]:
+    for digest, data in packs.fetch(wanted):
+        found, _ = intake.add_bytes(data)
+        if found != digest:
+            raise _damaged(bucket, digest, found)
+        yield digest
 
 
 def _large(bucket: Bucket, local: FolderStore, digest: Digest, first: bytes, total: int) -> None:
@@ -72,22 +92,3 @@ def _damaged(bucket: Bucket, digest: Digest, found: Digest) -> StoreError:
         f"the store {bucket.place.uri} holds damaged bytes for {digest} (they hash to {found})",
         hint="restore the blob from another copy of the store, or publish the artifact again",
     )
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, action: Callable[[Digest], _T], digests: list[Digest]
-) -> Iterator[tuple[Digest, _T]]:
-    """The action's results in order, a few of them worked on ahead."""
-    coming: deque[tuple[Digest, Future[_T]]] = deque()
-    rest = iter(digests)
-    try:
-        while True:
-            while len(coming) < _AHEAD and (digest := next(rest, None)) is not None:
-                coming.append((digest, pool.submit(action, digest)))
-            if not coming:
-                return
-            digest, future = coming.popleft()
-            yield digest, future.result()
-    finally:
-        for _, future in coming:
-            future.cancel()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,10 +32,12 @@ from orchestrator.store.fetching import blob_key, fetched
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.keys import FORMAT, check_key
 from orchestrator.store.owed import Owed, OwedIntake, OwedWriter
+from orchestrator.store.packs import LEAST, Packs, packable
 from orchestrator.store.remembered import Remembered
 
 # From this number on, asking for whole folders of blobs is cheaper than asking for each.
 _MANY = 256
+_FEW = 4000  # blobs; a store with fewer is listed in one go
 # Unfinished uploads older than this, in seconds, have no living writer any more.
 STALE = 7 * 24 * 3600.0
 _SWEEP_EVERY = 24 * 3600.0
@@ -51,6 +54,7 @@ class S3Store:
         self._owed = Owed(self._side / "owed")
         self._seen = Remembered(self._side / "seen")
         self._later = Remembered(self._side / "later")
+        self._packs = Packs(bucket, self._seen)
         self._tell = tell
         self._there: set[Digest] = set()  # seen in the bucket by this process
         self._pushing = threading.RLock()
@@ -121,7 +125,10 @@ class S3Store:
             return True
         try:
             if self.bucket.size(blob_key(digest)) is None:
-                return False
+                if digest not in self._packs:
+                    self._packs.refresh()
+                if digest not in self._packs:
+                    return False
         except BucketError as error:
             if not self.local.has(digest):
                 raise
@@ -266,18 +273,15 @@ class S3Store:
             # a missing one was owed by a process that died before it was kept, so nothing names it
         absent = self._absent(sizes)
         large = [digest for digest in absent if sizes[digest] > SINGLE]
+        small = packable({digest: sizes[digest] for digest in absent})
+        self._packs.push(small, self._whole, promises.integrity, budget)
 
         def put(digest: Digest) -> None:
             with budget.taken(sizes[digest]):
-                data = self.local.blob_path(digest).read_bytes()
-                if of_bytes(data) != digest:
-                    raise StoreError(
-                        f"{self.local.blob_path(digest)} is damaged: its bytes hash to {of_bytes(data)}",
-                        hint="remove that file, and publish the artifact again",
-                    )
+                data = self._whole(digest)
                 self.bucket.put(blob_key(digest), data, digest, promises.integrity)
 
-        in_parallel(put, [digest for digest in absent if sizes[digest] <= SINGLE])
+        in_parallel(put, [digest for digest in absent if sizes[digest] <= SINGLE and digest not in small])
         notes = self._side / "uploads"
         if large:
             notes.mkdir(exist_ok=True)
@@ -288,15 +292,31 @@ class S3Store:
             upload.run(notes / hex_of(digest), budget)
         self._there.update(sizes)
 
+    def _whole(self, digest: Digest) -> bytes:
+        """The bytes of this machine's copy. Raises StoreError where they are damaged."""
+        path = self.local.blob_path(digest)
+        data = path.read_bytes()
+        if of_bytes(data) != digest:
+            raise StoreError(
+                f"{path} is damaged: its bytes hash to {of_bytes(data)}",
+                hint="remove that file, and publish the artifact again",
+            )
+        return data
+
     def _absent(self, sizes: dict[Digest, int]) -> list[Digest]:
         """Those that the bucket does not have in their full size."""
+        if len(sizes) >= LEAST:
+            self._packs.refresh()
+        left = {digest: size for digest, size in sizes.items() if self._packs.size(digest) != size}
         listed: dict[str, int] = {}
-        if len(sizes) >= _MANY:
+        if len(left) >= _MANY:
+            listed.update(islice(self.bucket.list("blobs/"), _FEW))
+            if len(listed) == _FEW:  # a large store: only the folders that matter
 
-            def look(folder: str) -> None:
-                listed.update(self.bucket.list(folder))
+                def look(folder: str) -> None:
+                    listed.update(self.bucket.list(folder))
 
-            in_parallel(look, sorted({blob_key(digest).rpartition("/")[0] + "/" for digest in sizes}))
+                in_parallel(look, sorted({blob_key(digest).rpartition("/")[0] + "/" for digest in left}))
         else:
 
             def ask(digest: Digest) -> None:
@@ -304,8 +324,8 @@ class S3Store:
                 if size is not None:
                     listed[blob_key(digest)] = size
 
-            in_parallel(ask, sizes)
-        return [digest for digest, size in sizes.items() if listed.get(blob_key(digest)) != size]
+            in_parallel(ask, left)
+        return [digest for digest, size in left.items() if listed.get(blob_key(digest)) != size]
 
     def fetch(self, digests: Iterable[Digest]) -> None:
         """Bring blobs to this machine, in parallel and verified; those that are here cost a stat.
@@ -313,7 +333,7 @@ class S3Store:
         What came before a failure stays. Raises StoreError where one is missing or damaged.
         """
         wanted = [digest for digest in dict.fromkeys(digests) if not self.local.has(digest)]
-        for digest in fetched(self.bucket, self.local, wanted):
+        for digest in fetched(self.bucket, self.local, self._packs, wanted):
             self._there.add(digest)
 
     # --- upkeep -------------------------------------------------------------------------------------------

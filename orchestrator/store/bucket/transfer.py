@@ -28,6 +28,7 @@ RANGE = 8 << 20
 _MOST_PARTS = 9000  # the limit of all makes is 10,000
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Budget:
@@ -72,6 +73,29 @@ def _settle(running: set[Future[None]]) -> set[Future[None]]:
                 other.cancel()
             each.result()
     return left
+
+
+def ahead(
+    pool: ThreadPoolExecutor, action: Callable[[_T], _R], items: Iterable[_T], most: int
+) -> Iterator[tuple[_T, _R]]:
+    """The action's results in order, ``most`` of them worked on ahead."""
+    coming: deque[tuple[_T, Future[_R]]] = deque()
+    rest = iter(items)
+    try:
+        while True:
+            while len(coming) < most:
+                try:
+                    item = next(rest)
+                except StopIteration:
+                    break
+                coming.append((item, pool.submit(action, item)))
+            if not coming:
+                return
+            item, future = coming.popleft()
+            yield item, future.result()
+    finally:
+        for _, future in coming:
+            future.cancel()
 
 
 def ranges(bucket: Bucket, key: str, first: bytes, total: int) -> Iterator[bytes]:
