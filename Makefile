@@ -27,6 +27,7 @@ engine:  ## make sure that a container engine runs, and leave it running
 	@$(ENGINE) up
 
 stress: venv test-tools  ## the slow and violent tests
+	@$(PYTHON) scripts/packages.py ceph-mon ceph-osd radosgw
 	@$(IN_VENV) uv pip install --quiet --python .venv/bin/python 'atheris>=3,<4'
 	@$(ENGINE) exec -- $(IN_VENV) env MIRAGE_STRESS_TABLE=build/stress.json pytest -m stress tests/stress \
 		-n auto --maxprocesses 4 --dist load

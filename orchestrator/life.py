@@ -283,6 +283,7 @@ def seal(
     """
     journal.write("collect")
     outbox.poll(give_up=False)
+    outbox.settle()
     with writing(store) as kept:
         within = (kept, outbox.within(kept), notary.within(kept))
         sealed = _seal(plan, end, *within, spool, log, journal, reporter, recovered)

@@ -29,6 +29,10 @@ class Held:
 class Upkeep(Protocol):
     """What a store can do beyond giving and taking. All calls raise StoreError."""
 
+    @property
+    def collected(self) -> bool:
+        """Whether garbage may be collected here: where it may not, nothing that is written can go, and no writer waits."""
+
     def blobs(self) -> Iterator[Held]:
         """Every blob, in no order. What is written or removed meanwhile may be among them or not.
 

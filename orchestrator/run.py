@@ -14,8 +14,8 @@ from orchestrator import journal as journals
 from orchestrator.artifacts.guard import Guard
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
-from orchestrator.ends import End
-from orchestrator.errors import EngineError, Interrupted, MirageError
+from orchestrator.ends import End, classify
+from orchestrator.errors import EngineError, Interrupted, MirageError, StoreError
 from orchestrator.interrupts import Interrupts, as_ctrl_c
 from orchestrator.life import Sealed
 from orchestrator.logspool import LogSpool
@@ -207,6 +207,13 @@ class _Attempt:
                 recovered=False,
             )
         except MirageError as error:
+            if isinstance(error, StoreError) and error.away and self.failure is None:
+                raise StoreError(
+                    f"{error.message}; the run {self._run_id} {classify(end)[0]}, and what it saved, its log and "
+                    "its record wait on this machine",
+                    hint="when the store answers again: mirage artifact push --pending"
+                    + (f" (to help it: {error.hint})" if error.hint else ""),
+                ) from error
             self._services.reporter.warn(
                 f"the run has ended and its record could not be written; once what follows is mended,\n"
                 f"  `mirage recover {self._run_id}` writes it, with all that was saved"

@@ -23,9 +23,10 @@ from orchestrator.artifacts.declared import Ready, metrics_of, parse_ready
 from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.artifacts.version import Manifest, Version, publish
 from orchestrator.canonical import Json
-from orchestrator.digest import CHUNK, Digest
+from orchestrator.digest import CHUNK, Digest, hex_of
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
+from orchestrator.reference import ArtifactRef
 from orchestrator.sizes import readable_size
 from orchestrator.store.sessions import StoreBusy, writing
 
@@ -35,6 +36,7 @@ _READY_LIMIT = 1 << 20
 # How often a save is taken again at once, where a collection of garbage took away what it was about to use.
 _TRIES = 3
 _LINE_LIMIT = 1 << 20
+UNPUBLISHED = "unpublished-"
 # A message may repeat what the workflow wrote, and goes into the record.
 _MESSAGE_LIMIT = 2000
 # So many refused saves are told in the record, and a tenth of them in warnings.
@@ -51,6 +53,11 @@ class Output:
     problem: str | None
 
 
+def unpublished(kind: str, name: str, digest: Digest) -> ArtifactRef:
+    """The id of content that no version names."""
+    return ArtifactRef(kind, name, f"{UNPUBLISHED}{hex_of(digest)[:12]}")
+
+
 def prepare(folder: Path) -> None:
     """Make an empty outbox."""
     (folder / "artifacts").mkdir(parents=True)
@@ -60,7 +67,8 @@ class Outbox:
     """One run's outbox; ``poll`` may be called any number of times, by one process at a time.
 
     ``published`` is told of each version before the workflow is; ``before`` is what an earlier process,
-    now dead, had been told: it is answered again and not taken again.
+    now dead, had been told: it is answered again and not taken again. What a run saves and a store that
+    is away cannot take is kept on this machine, and published by ``settle``.
     """
 
     def __init__(
@@ -85,6 +93,7 @@ class Outbox:
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
         self._refusals = 0
+        self._made: dict[int, tuple[Manifest, str | None]] = {}  # whole here, and not published
         self.outputs: list[Output] = []
 
     def poll(self, *, give_up: bool = False) -> int:
@@ -151,10 +160,14 @@ class Outbox:
             if self._published is not None and n not in self._before:
                 self._published(n, version)
         except StoreError as error:
-            self.guard.counted = counted
-            if isinstance(error.__cause__, OSError) and not give_up:
+            if error.away and n in self._made and self._attempt(n):
+                self._defer(answer, n, error)
+            elif isinstance(error.__cause__, OSError) and not give_up:
+                self.guard.counted = counted
                 raise  # no space, or an I/O error of the store: not the workflow's fault, and may pass
-            self._refuse(answer, n, error)
+            else:
+                self.guard.counted = counted
+                self._refuse(answer, n, error)
         except MirageError as error:
             self.guard.counted = counted
             self._refuse(answer, n, error)
@@ -166,6 +179,32 @@ class Outbox:
         self._unanswered[n] = canonical.encode(answer)
         self._answer(top, n)
 
+    def _defer(self, answer: dict[str, Json], n: int, error: StoreError) -> None:
+        """Answer a save whose store is away: the workflow goes on, with an id that says that it has no version yet."""
+        manifest, _ = self._made[n]
+        digest = self._store.put(manifest.encode())
+        answer.update(
+            id=str(unpublished(manifest.kind, manifest.name, digest)), digest=digest, size=manifest.size
+        )
+        self._warn_once(f"{error}\n  what the run saves is kept on this machine, and published at its end")
+        self._reporter.note(f"kept {manifest.kind}:{manifest.name} ({readable_size(manifest.size)}) here")
+
+    def settle(self) -> None:
+        """Publish what was kept while the store was away. Raises StoreError where it still is."""
+        for n, (manifest, version) in sorted(self._made.items()):
+            try:
+                made = self._keep(self._store, n, manifest, version)
+                if self._published is not None:
+                    self._published(n, made)
+                self.outputs.append(Output(n, made, None))
+                self._reporter.note(f"saved {made.ref} ({readable_size(manifest.size)})")
+            except StoreError:
+                raise
+            except MirageError as error:
+                self._refuse({}, n, error)
+            self._made.pop(n, None)
+        self.outputs.sort(key=lambda output: output.n)
+
     def _answer(self, top: int, n: int) -> None:
         """Tell the workflow; where its outbox does not let us, at the next poll."""
         try:
@@ -175,6 +214,7 @@ class Outbox:
             self._warn_once(f"the workflow cannot be told that artifact {n} was taken: {error.strerror}")
 
     def _refuse(self, answer: dict[str, Json], n: int, error: MirageError) -> None:
+        self._made.pop(n, None)
         code = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
         message = self.guard.redactor.text(error.message)[:_MESSAGE_LIMIT]
         answer["error"] = {"code": code, "message": message, "hint": error.hint}
@@ -216,13 +256,18 @@ class Outbox:
             files=len(files),
             metadata=manifest_of.metadata,
         )
-        return self._keep(store, n, manifest, manifest_of.version)
+        self._made[n] = manifest, manifest_of.version
+        version = self._keep(store, n, manifest, manifest_of.version)
+        del self._made[n]
+        return version
 
     def _keep(self, store: Store, n: int, manifest: Manifest, version: str | None) -> Version:
         """Give an artifact its id."""
-        # plain sessions share one run id, so there a number names no save
-        attempt = f"{self._run_id}/{n}" if self._run_id not in (None, "plain") else None
-        return publish(store, manifest, version, self._run_id, attempt=attempt)
+        return publish(store, manifest, version, self._run_id, attempt=self._attempt(n))
+
+    def _attempt(self, n: int) -> str | None:
+        """What names a save of a run; plain sessions share one run id, so there a number names none."""
+        return f"{self._run_id}/{n}" if self._run_id not in (None, "plain") else None
 
     def _named(self, n: int, version: Version) -> str:
         """The id that the workflow is told of an artifact."""

@@ -11,6 +11,7 @@ import click
 from orchestrator.cli.artifact_care import diff, lineage, rm, tag
 from orchestrator.cli.listing import plain
 from orchestrator.cli.terminal import print_json, print_table
+from orchestrator.cli.transfers import pull, push
 from orchestrator.cli.wiring import Workplace
 from orchestrator.sizes import readable_size
 
@@ -200,5 +201,5 @@ def _json(found: Version, aliases: list[str] | None = None) -> dict[str, Json]:
     }
 
 
-for _command in (tag, rm, diff, lineage):
+for _command in (push, pull, tag, rm, diff, lineage):
     artifact.add_command(_command)

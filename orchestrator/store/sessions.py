@@ -38,6 +38,9 @@ def writing(store: Store) -> Iterator[Store]:
     From the first blob to the version, record or key that names it. Raises StoreBusy (its cause an OSError, as that
     of everything that may pass) where the work must be done again.
     """
+    if not store.collected:
+        yield store
+        return
     session = Session(store)
     try:
         session.begin()
@@ -48,12 +51,15 @@ def writing(store: Store) -> Iterator[Store]:
 
 def hold(store: Store, run_id: str, name: str, digests: Iterable[Digest]) -> None:
     """Let blobs stay until a run has its record, beyond the session in which they were written."""
-    store.replace(f"gc/hold/{run_id}/{name}.json", canonical.encode([*sorted(set(digests))]), durable=True)
+    if store.collected:
+        store.replace(
+            f"gc/hold/{run_id}/{name}.json", canonical.encode([*sorted(set(digests))]), durable=True
+        )
 
 
 def release(store: Store, run_id: str) -> None:
     """The run has its record, which names all that it needs."""
-    for key in list(store.keys(f"gc/hold/{run_id}/")):
+    for key in list(store.keys(f"gc/hold/{run_id}/")) if store.collected else []:
         store.discard(key)
 
 
@@ -183,6 +189,10 @@ class Session:
         """Lay a blob out."""
         self._store.materialise(digest, target, executable=executable)
 
+    def fetch(self, digests: Iterable[Digest]) -> None:
+        """Bring blobs near."""
+        self._store.fetch(digests)
+
     def create(self, key: str, data: bytes) -> bool:
         """Create an object: the moment for which the session was held, so it must still hold."""
         if _clock() - self._alive > 0.8 * turns.LEASE:
@@ -199,6 +209,11 @@ class Session:
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix."""
         return self._store.keys(prefix)
+
+    @property
+    def collected(self) -> bool:
+        """That is why there is a session."""
+        return True
 
     def blobs(self) -> Iterator[Held]:
         """Every blob."""

@@ -1,0 +1,94 @@
+"""Blobs on their way from a bucket to this machine: some ranges at once, each blob whole and verified before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
+from orchestrator.errors import StoreError
+from orchestrator.store.bucket.client import Bucket
+from orchestrator.store.bucket.transfer import RANGE, ahead, ranges
+from orchestrator.store.folder import FolderStore
+from orchestrator.store.packs import LEAST, Packs
+from orchestrator.store.staging import FolderIntake
+
+_AHEAD = 12  # ranges of RANGE bytes that are in memory at once while blobs are fetched
+
+
+def blob_key(digest: Digest) -> str:
+    """Where a blob lies in a bucket."""
+    name = hex_of(parse_digest(digest))
+    return f"blobs/sha256/{name[:2]}/{name}"
+
+
+def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Digest]) -> Iterator[Digest]:
+    """Bring blobs to a folder; gives each as it came. What came before a failure stays.
+
+    Raises StoreError where one is missing or damaged.
+    """
+
+    def first(digest: Digest) -> tuple[bytes, int] | None:
+        return bucket.part(blob_key(digest), 0, RANGE)
+
+    if len(wanted) >= LEAST:
+        packs.refresh()
+    packed = [digest for digest in wanted if digest in packs]
+    loose = [digest for digest in wanted if digest not in packs]
+    late = []
+    with local.intake() as intake, ThreadPoolExecutor(_AHEAD) as pool:
+        try:
+            yield from _unpacked(bucket, packs, packed, intake)
+            for digest, found in ahead(pool, first, loose, _AHEAD):
+                if found is None:
+                    late.append(digest)
+                    continue
+                data, total = found
+                if total > len(data):
+                    _large(bucket, local, digest, data, total)
+                else:
+                    if of_bytes(data) != digest:
+                        again = first(digest)
+                        if again is None or of_bytes(again[0]) != digest:
+                            raise _damaged(bucket, digest, of_bytes(data))
+                        data = again[0]
+                    intake.add_bytes(data)
+                yield digest
+            if late:
+                packs.refresh()
+                missing = [digest for digest in late if digest not in packs]
+                yield from _unpacked(bucket, packs, [each for each in late if each in packs], intake)
+                if missing:
+                    raise StoreError(
+                        f"{missing[0]} is not in the store {bucket.place.uri}",
+                        hint="was it removed by hand, or never pushed?",
+                    )
+        except BaseException:
+            with suppress(StoreError):
+                intake.flush()
+            raise
+
+
+def _unpacked(bucket: Bucket, packs: Packs, wanted: list[Digest], intake: FolderIntake) -> Iterator[Digest]:
+    for digest, data in packs.fetch(wanted):
+        found, _ = intake.add_bytes(data)
+        if found != digest:
+            raise _damaged(bucket, digest, found)
+        yield digest
+
+
+def _large(bucket: Bucket, local: FolderStore, digest: Digest, first: bytes, total: int) -> None:
+    with local.writer() as writer:
+        for piece in ranges(bucket, blob_key(digest), first, total):
+            writer.write(piece)
+        if writer.digest() != digest:
+            raise _damaged(bucket, digest, writer.digest())
+        writer.commit()
+
+
+def _damaged(bucket: Bucket, digest: Digest, found: Digest) -> StoreError:
+    return StoreError(
+        f"the store {bucket.place.uri} holds damaged bytes for {digest} (they hash to {found})",
+        hint="restore the blob from another copy of the store, or publish the artifact again",
+    )
