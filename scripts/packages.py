@@ -20,6 +20,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
     "chromium": "the tests of reports in a browser",
+    "docker-compose": "the test of a team's services",
     "docker-registry": "the tests of bases from a registry",
     "graphviz": "the tests of drawn lineages",
     "git": "reading a project's source",
@@ -58,6 +59,7 @@ def missing(tool: str) -> list[str]:
         return [] if program("git") else ["git", "ca-certificates"]
     if tool in (
         "chromium",
+        "docker-compose",
         "docker-registry",
         "graphviz",
         "iproute2",

@@ -15,7 +15,9 @@ def main() -> None:
     """Write both files, and become the registry."""
     user, password = os.environ.pop("MIRAGE_STORE_KEY"), os.environ.pop("MIRAGE_STORE_SECRET")
     os.umask(0o077)
-    LOGINS.write_text(f"{user}:{crypt.crypt(password, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=1 << 10))}\n")
+    LOGINS.write_text(
+        f"{user}:{crypt.crypt(password, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=1 << 10))}\n"
+    )
     settings = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": "/data"}, "delete": {"enabled": True}},
