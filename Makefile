@@ -30,6 +30,7 @@ services: venv tools  ## the image and the keys of a team's store and registry, 
 	@$(ENGINE) exec -- $(IN_VENV) compose/prepare.sh
 
 stress: venv test-tools  ## the slow and violent tests
+	@$(PYTHON) scripts/packages.py ceph-mon ceph-osd radosgw
 	@$(IN_VENV) uv pip install --quiet --python .venv/bin/python 'atheris>=3,<4'
 	@$(ENGINE) exec -- $(IN_VENV) pytest -m stress tests/stress
 

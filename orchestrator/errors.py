@@ -61,9 +61,13 @@ class ArtifactError(MirageError):
 
 
 class StoreError(MirageError):
-    """The store cannot be read or written, or what it holds is damaged."""
+    """The store cannot be read or written, or what it holds is damaged.
+
+    ``away``: a remote store could not be asked, or did not let us; what was to be kept is whole on this machine.
+    """
 
     exit_code = 7
+    away = False
 
 
 class EngineError(MirageError):

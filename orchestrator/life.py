@@ -61,11 +61,13 @@ def open_outbox(
 
     original = next((line["outputs"] for line in told if line.get("event") == "withhold"), None)
     if original is not None:
-        withheld = WithheldOutbox(place, store, run_id, reporter, published=published, original=original)
+        withheld = WithheldOutbox(
+            place, store, run_id, reporter, published=published, original=original, later=True
+        )
         withheld.restore(lines)
         return withheld
     before = [(int(line["n"]), load(store, parse_artifact(str(line["id"])))) for line in lines]
-    return Outbox(place, store, run_id, reporter, published=published, before=before)
+    return Outbox(place, store, run_id, reporter, published=published, before=before, later=True)
 
 
 class Follower:
@@ -273,6 +275,7 @@ def seal(
     """
     journal.write("collect")
     outbox.poll(give_up=False)
+    outbox.settle()
     unfinished = outbox.unfinished()
     if unfinished:
         reporter.warn(f"{unfinished} artifact(s) were begun and not finished: they are not published")

@@ -52,7 +52,9 @@ class PlainSession:
     def __init__(self, config_file: Path) -> None:
         project = load_project(find_project(config_file.resolve().parent))
         self._config = load_config(project, config_file, ())
-        self._store = open_store(self._config.settings.store, project.folder)
+        self._store = open_store(
+            self._config.settings.store, project.folder, self._config.settings.s3, PlainReporter().warn
+        )
         self._inputs = InputCache(
             self._store, project.folder / ".mirage" / "cache" / "trees", PlainReporter()
         )

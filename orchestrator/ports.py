@@ -75,6 +75,9 @@ class Store(Protocol):
     def materialise(self, digest: Digest, target: Path, *, executable: bool) -> None:
         """Make the blob's bytes appear at ``target``, read-only, verified, by hard link where possible."""
 
+    def fetch(self, digests: Iterable[Digest]) -> None:
+        """Bring many blobs near, in parallel, before they are opened one by one; a folder has nothing to do."""
+
     def create(self, key: str, data: bytes) -> bool:
         """Create an object unless it exists: True if this call made it. Durable when it returns."""
 

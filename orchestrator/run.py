@@ -13,8 +13,8 @@ from orchestrator import cancelling, canonical, definition, hints, life
 from orchestrator import journal as journals
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
-from orchestrator.ends import End
-from orchestrator.errors import EngineError, Interrupted, MirageError
+from orchestrator.ends import End, classify
+from orchestrator.errors import EngineError, Interrupted, MirageError, StoreError
 from orchestrator.interrupts import Interrupts, as_ctrl_c
 from orchestrator.life import Sealed
 from orchestrator.logspool import LogSpool
@@ -196,6 +196,13 @@ class _Attempt:
                 recovered=False,
             )
         except MirageError as error:
+            if isinstance(error, StoreError) and error.away and self.failure is None:
+                raise StoreError(
+                    f"{error.message}; the run {self._run_id} {classify(end)[0]}, and what it saved, its log and "
+                    "its record wait on this machine",
+                    hint="when the store answers again: mirage artifact push --pending"
+                    + (f" (to help it: {error.hint})" if error.hint else ""),
+                ) from error
             raise (self.failure or error) from error
         try:
             self._services.executor.cleanup(self._handle, self._run_id)

@@ -31,6 +31,7 @@ class S3Settings:
     endpoint_url: str | None = _read_by(values.optional(values.location), None)
     region: str | None = _read_by(values.optional(values.text), None)
     profile: str | None = _read_by(values.optional(values.text), None)
+    addressing_style: str = _read_by(values.one_of("auto", "path", "virtual"), "auto")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
+    "ceph-mon": "the tests of buckets on a second server",
+    "ceph-osd": "the tests of buckets on a second server",
     "chromium": "the tests of reports in a browser",
     "docker-compose": "the test of a team's services",
     "docker-registry": "the tests of bases from a registry",
@@ -30,6 +32,7 @@ TOOLS = {
     "openssh-client": "the tests of keys",
     "openssl": "the tests of signatures",
     "python3-venv": "making .venv",
+    "radosgw": "the tests of buckets on a second server",
     "skopeo": "the tests of exported images",
     "strace": "the tests of crashes and of failing disks",
 }
@@ -58,6 +61,8 @@ def missing(tool: str) -> list[str]:
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
     if tool in (
+        "ceph-mon",
+        "ceph-osd",
         "chromium",
         "docker-compose",
         "docker-registry",
@@ -65,6 +70,7 @@ def missing(tool: str) -> list[str]:
         "iproute2",
         "openssh-client",
         "openssl",
+        "radosgw",
         "skopeo",
         "strace",
     ):

@@ -28,7 +28,7 @@ from mirage.errors import MirageError as SdkError
 from mirage.names import check_id
 from orchestrator import canonical, overrides, plan, where, yamlcore
 from orchestrator import settings as project_settings
-from orchestrator.artifacts import outbox, tree, version
+from orchestrator.artifacts import ready, tree, version
 from orchestrator.artifacts.audit import Audit
 from orchestrator.catalog import marks
 from orchestrator.digest import parse_digest
@@ -125,7 +125,7 @@ def announcement(data: bytes) -> None:
         item = json.loads(data)
     except (ValueError, RecursionError):
         return
-    outbox._parse_ready(item)
+    ready.parse(item)
 
 
 def dockerfile_text(data: bytes) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from orchestrator.artifacts.version import Manifest, Version, publish, read_veri
 from orchestrator.digest import Digest, of_file
 from orchestrator.errors import MirageError, StoreError
 from orchestrator.ports import Store
+from orchestrator.store.opening import open_store
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -72,6 +74,44 @@ def second_file_system(tmp: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
             assert os.stat(name).st_dev != os.stat(tmp).st_dev
             yield Path(name)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A store under test: how it is opened, and where this machine keeps its files."""
+
+    uri: str
+    project: Path
+    root: Path
+
+    def open(self) -> Store:
+        return open_store(self.uri, self.project)
+
+
+@contextmanager
+def folder_backend(kind: str, tmp: Path) -> Iterator[Backend]:
+    """A store in a folder: "folder", "file-uri" or "second-file-system"."""
+    if kind == "folder":
+        yield Backend(".mirage/artifacts", tmp, tmp / ".mirage" / "artifacts")
+    elif kind == "file-uri":
+        yield Backend(f"file://{tmp}/store", tmp, tmp / "store")
+    else:
+        with second_file_system(tmp) as folder:
+            yield Backend(str(folder / "store"), tmp, folder / "store")
+
+
+def write(store: Store, *pieces: bytes) -> Digest:
+    """A blob by its writer."""
+    with store.writer() as writer:
+        for piece in pieces:
+            writer.write(piece)
+        return writer.commit()[0]
+
+
+def content(store: Store, digest: Digest) -> bytes:
+    """A blob's bytes."""
+    with store.open(digest) as source:
+        return source.read()
 
 
 def collect(store: Store, folder: Path) -> tuple[tree.TreeEntry, ...]:

@@ -37,7 +37,8 @@ DOORS = {
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
     "cryptography": {"orchestrator.trust.keys"},
-    "boto3": {"orchestrator.store.s3"},
+    "boto3": {"orchestrator.store.bucket.aws"},
+    "botocore": {"orchestrator.store.bucket.aws", "orchestrator.store.bucket.wire"},
     "tenacity": {"orchestrator.store.retry"},
 }
 MODULES = {

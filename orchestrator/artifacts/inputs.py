@@ -67,6 +67,7 @@ class InputCache:
             _remove(work)
 
     def _fill(self, top: Path, entries: tuple[tree.TreeEntry, ...]) -> None:
+        self._store.fetch(entry.digest for entry in entries if entry.digest is not None)
         made = {top}
         for entry in entries:
             path = top / entry.path

@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator import canonical
-from orchestrator.artifacts import tree
+from orchestrator.artifacts import ready, tree
 from orchestrator.artifacts.version import Manifest, Version, publish
 from orchestrator.canonical import Json
-from orchestrator.digest import CHUNK, Digest
+from orchestrator.digest import CHUNK, Digest, hex_of
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
-from orchestrator.reference import KINDS, check_name
+from orchestrator.reference import ArtifactRef
 from orchestrator.sizes import readable_size
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
 _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
 _READY_LIMIT = 1 << 20
-_METADATA_DEPTH = 64
 _LINE_LIMIT = 1 << 20
+UNPUBLISHED = "unpublished-"
 # A message may repeat what the workflow wrote, and goes into the record.
 _MESSAGE_LIMIT = 2000
 # So many refused saves are told in the record, and a tenth of them in warnings.
@@ -51,6 +51,11 @@ class Output:
     problem: str | None
 
 
+def unpublished(kind: str, name: str, digest: Digest) -> ArtifactRef:
+    """The id of content that no version names."""
+    return ArtifactRef(kind, name, f"{UNPUBLISHED}{hex_of(digest)[:12]}")
+
+
 def prepare(folder: Path) -> None:
     """Make an empty outbox."""
     (folder / "artifacts").mkdir(parents=True)
@@ -60,7 +65,8 @@ class Outbox:
     """One run's outbox; ``poll`` may be called any number of times, by one process at a time.
 
     ``published`` is told of each version before the workflow is; ``before`` is what an earlier process,
-    now dead, had been told: it is answered again and not taken again.
+    now dead, had been told: it is answered again and not taken again. ``later``: what a store that is away
+    cannot take is kept on this machine, and published by ``settle``.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Outbox:
         *,
         published: Callable[[int, Version], None] | None = None,
         before: Iterable[tuple[int, Version]] = (),
+        later: bool = False,
     ) -> None:
         self._folder = folder
         self._store = store
@@ -83,6 +90,8 @@ class Outbox:
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
         self._refusals = 0
+        self._later = later
+        self._made: dict[int, tuple[Manifest, str | None]] = {}  # whole here, and not published
         self.outputs: list[Output] = []
 
     def poll(self, *, give_up: bool = False) -> int:
@@ -143,9 +152,12 @@ class Outbox:
             if self._published is not None and n not in self._before:
                 self._published(n, version)
         except StoreError as error:
-            if isinstance(error.__cause__, OSError) and not give_up:
+            if error.away and self._later and n in self._made:
+                self._defer(answer, n, error)
+            elif isinstance(error.__cause__, OSError) and not give_up:
                 raise  # no space, or an I/O error of the store: not the workflow's fault, and may pass
-            self._refuse(answer, n, error)
+            else:
+                self._refuse(answer, n, error)
         except MirageError as error:
             self._refuse(answer, n, error)
         else:
@@ -155,6 +167,32 @@ class Outbox:
         self._seen.add(n)
         self._unanswered[n] = canonical.encode(answer)
         self._answer(top, n)
+
+    def _defer(self, answer: dict[str, Json], n: int, error: StoreError) -> None:
+        """Answer a save whose store is away: the workflow goes on, with an id that says that it has no version yet."""
+        manifest, _ = self._made[n]
+        digest = self._store.put(manifest.encode())
+        answer.update(
+            id=str(unpublished(manifest.kind, manifest.name, digest)), digest=digest, size=manifest.size
+        )
+        self._warn_once(f"{error}\n  what the run saves is kept on this machine, and published at its end")
+        self._reporter.note(f"kept {manifest.kind}:{manifest.name} ({readable_size(manifest.size)}) here")
+
+    def settle(self) -> None:
+        """Publish what was kept while the store was away. Raises StoreError where it still is."""
+        for n, (manifest, version) in sorted(self._made.items()):
+            try:
+                made = self._keep(n, manifest, version)
+                if self._published is not None:
+                    self._published(n, made)
+                self.outputs.append(Output(n, made, None))
+                self._reporter.note(f"saved {made.ref} ({readable_size(manifest.size)})")
+            except StoreError:
+                raise
+            except MirageError as error:
+                self._refuse({}, n, error)
+            del self._made[n]
+        self.outputs.sort(key=lambda output: output.n)
 
     def _answer(self, top: int, n: int) -> None:
         """Tell the workflow; where its outbox does not let us, at the next poll."""
@@ -174,8 +212,7 @@ class Outbox:
             self._reporter.warn(f"an artifact was not published: {message}")
 
     def _publish(self, top: int, n: int) -> Version:
-        ready = _read_json(top, f"{n}.ready.json")
-        manifest_of = _parse_ready(ready)
+        manifest_of = ready.parse(_read_json(top, f"{n}.ready.json"))
         try:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             payload = os.open(str(n), flags, dir_fd=top)
@@ -198,7 +235,10 @@ class Outbox:
             files=len(files),
             metadata=manifest_of.metadata,
         )
-        return self._keep(n, manifest, manifest_of.version)
+        self._made[n] = manifest, manifest_of.version
+        version = self._keep(n, manifest, manifest_of.version)
+        del self._made[n]
+        return version
 
     def _keep(self, n: int, manifest: Manifest, version: str | None) -> Version:
         """Give an artifact its id."""
@@ -306,61 +346,6 @@ def _metrics_of(line: bytes, known: dict[str, float | None]) -> dict[str, float 
             raise ValueError(name)
         found[name] = value
     return found
-
-
-@dataclass(frozen=True)
-class _Ready:
-    kind: str
-    name: str
-    version: str | None
-    format: str
-    entry: str | None
-    metadata: str
-
-
-def _parse_ready(item: Any) -> _Ready:
-    if not isinstance(item, dict) or item.get("schema") != "mirage-ready/1":
-        raise ArtifactError("a save could not be understood: it has no schema mirage-ready/1")
-    kind, version, entry = item.get("kind"), item.get("version"), item.get("entry")
-    for field, value in (("name", item.get("name")), ("format", item.get("format")), ("version", version)):
-        if not isinstance(value, str) and not (value is None and field == "version"):
-            raise ArtifactError(f"a save's {field} is not a string: {str(value)[:100]!r}")
-    if kind not in KINDS:
-        raise ArtifactError(f"a save names an unknown kind: {str(kind)[:100]!r}")
-    if version is not None:
-        check_name(str(version), "version")
-    metadata = item.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        raise ArtifactError("a save's metadata is not a mapping")
-    if not _is_shallow(metadata):
-        # what just fits this stack might not fit the stack of whoever reads it
-        raise ArtifactError(f"a save's metadata is nested more than {_METADATA_DEPTH} deep")
-    try:
-        encoded = canonical.encode(metadata).decode()
-    except (MirageError, RecursionError, ValueError) as error:  # ValueError: half a surrogate pair
-        raise ArtifactError(f"a save's metadata has no exact JSON form: {error}") from error
-    return _Ready(
-        kind=str(kind),
-        name=check_name(str(item.get("name")), "name"),
-        version=None if version is None else str(version),
-        format=check_name(str(item.get("format")), "format"),
-        entry=None if entry is None else tree.check_path(entry),
-        metadata=encoded,
-    )
-
-
-def _is_shallow(value: Any) -> bool:
-    level = [value]
-    for _ in range(_METADATA_DEPTH + 1):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return True
-    return False
 
 
 def _read_json(folder: int, name: str) -> Any:

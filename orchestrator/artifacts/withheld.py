@@ -9,18 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrator.artifacts.outbox import Outbox
+from orchestrator.artifacts.outbox import Outbox, unpublished
 from orchestrator.artifacts.version import Manifest, Version, VersionExists, read_manifest, resolve
-from orchestrator.digest import Digest, hex_of
+from orchestrator.digest import Digest
 from orchestrator.errors import ArtifactError
 from orchestrator.reference import ArtifactRef, auto_version, parse_artifact
-
-_MARK = "unpublished-"
-
-
-def unpublished(kind: str, name: str, digest: Digest) -> ArtifactRef:
-    """The id in a record of content that no version names."""
-    return ArtifactRef(kind, name, f"{_MARK}{hex_of(digest)[:12]}")
 
 
 def is_unpublished(ref: ArtifactRef, digest: Digest) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.terminal import print_json, print_table
+from orchestrator.cli.transfers import pull, push
 from orchestrator.cli.wiring import Workplace
 from orchestrator.sizes import readable_size
 
@@ -160,3 +161,7 @@ def _json(found: Version) -> dict[str, Json]:
         "run": found.run,
         "metadata": canonical.decode(manifest.metadata),
     }
+
+
+artifact.add_command(push)
+artifact.add_command(pull)

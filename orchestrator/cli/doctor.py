@@ -150,9 +150,19 @@ def _base(place: Workplace) -> Iterator[Finding]:
 
 
 def _store(place: Workplace) -> Iterator[Finding]:
+    from orchestrator.store.folder import FolderStore
+
     store = place.store
     yield Finding("store", "ok", store.location)
-    for what, folder in (("store", Path(store.location)), ("temporary files", Path(tempfile.gettempdir()))):
+    if isinstance(store, FolderStore):
+        home, kept = Path(store.location), "store"
+    else:
+        from orchestrator.store.s3 import S3Store
+
+        assert isinstance(store, S3Store)
+        home, kept = store.folder, "what is fetched from and pushed to the bucket"
+        yield Finding("store", "ok", f"its server {store.promises().summary()}")
+    for what, folder in ((kept, home), ("temporary files", Path(tempfile.gettempdir()))):
         free = shutil.disk_usage(folder).free
         state = "ok" if free >= _LEAST_FREE else "warn"
         yield Finding(
@@ -161,14 +171,14 @@ def _store(place: Workplace) -> Iterator[Finding]:
             f"{free / (1 << 30):.1f} GiB free for {what} ({folder})",
             None if state == "ok" else "free some space",
         )
-    stale = list(_stale(Path(store.location) / "staging"))
+    stale = list(_stale(home / "staging"))
     if stale:
         size = sum(each.stat().st_size for each in stale)
         yield Finding(
             "store",
             "warn",
             f"{len(stale)} file(s), {size >> 20} MiB, were left by writers that died more than a day ago",
-            f"remove the old files in {Path(store.location) / 'staging'}",
+            f"remove the old files in {home / 'staging'}",
         )
 
 

@@ -94,7 +94,7 @@ class Workplace:
         """The project's store."""
         from orchestrator.store.opening import open_store
 
-        return open_store(self.store_name, self.folder)
+        return open_store(self.store_name, self.folder, self.settings.s3, self.reporter.warn)
 
     @cached_property
     def library(self) -> Library:

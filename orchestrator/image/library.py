@@ -7,7 +7,6 @@ A key that leads to a second digest is drift: both stay, and the caller is told.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,15 +16,8 @@ from orchestrator.canonical import Json
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_hasher, parse_digest
 from orchestrator.errors import ImageError
 from orchestrator.ports import BlobWriter, Store
+from orchestrator.store.cache import cache_folder as cache_folder
 from orchestrator.store.folder import FolderStore
-
-
-def cache_folder() -> Path:
-    """The machine-wide cache: $MIRAGE_CACHE, else mirage/ in the user's cache folder (XDG base directories)."""
-    chosen = os.environ.get("MIRAGE_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirage"
 
 
 class Library:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -18,10 +18,9 @@ from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
 from orchestrator.store.disk import NO_LINK, sync, told, write_all
+from orchestrator.store.keys import FORMAT, check_key, is_key_part
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
-FORMAT = "mirage-store/1"
-_KEY_PART = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _EMPTY = Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # of no bytes
 # What a dead process left under `staging/` goes after this many seconds; a living one is never that slow.
 _STALE = 7 * 24 * 3600.0
@@ -298,6 +297,9 @@ class FolderStore:
                 hint="restore the blob from another copy of the store, or publish the artifact again",
             )
 
+    def fetch(self, digests: Iterable[Digest]) -> None:
+        """Nothing: they are here."""
+
     def create(self, key: str, data: bytes) -> bool:
         """Create an object unless it exists; durable when it returns, whoever made it.
 
@@ -352,7 +354,7 @@ class FolderStore:
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 for item in items:
-                    if not _is_key_part(item.name):
+                    if not is_key_part(item.name):
                         continue
                     inner = f"{key}/{item.name}"
                     if item.is_dir(follow_symlinks=False):
@@ -362,8 +364,7 @@ class FolderStore:
         yield from sorted(found)
 
     def _key_path(self, key: str) -> Path:
-        if not all(map(_is_key_part, key.split("/"))):
-            raise StoreError(f"not a key: {key[:200]!r}")
+        check_key(key)
         return self._root / key
 
     def _make_folder(self, folder: str) -> None:
@@ -382,10 +383,6 @@ class FolderStore:
                 os.mkdir(folder)
             sync(above or ".")
         self._known_folders.add(folder)
-
-
-def _is_key_part(part: str) -> bool:
-    return bool(part) and part[0] != "." and len(part) <= 255 and _KEY_PART.issuperset(part)
 
 
 def _read(source: BinaryIO, path: Path) -> bytes:

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StoreError
+from orchestrator.settings import S3Settings
 from orchestrator.store.folder import FolderStore
 
 if TYPE_CHECKING:
     from orchestrator.ports import Store
 
 
-def open_store(where: str, project: Path) -> Store:
-    """The store of a project: a folder, absolute or below the project. Raises StoreError."""
+def open_store(
+    where: str,
+    project: Path,
+    s3: S3Settings | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Store:
+    """The store of a project: a folder, absolute or below the project, or a bucket. Raises StoreError.
+
+    ``tell`` hears it where a bucket does not answer, and what this machine remembers of it is used.
+    """
     scheme, separator, rest = where.partition("://")
     if not separator:
         return FolderStore.open_at(project / Path(where).expanduser())
     if scheme == "file":
         return FolderStore.open_at(Path(rest))
+    if scheme == "s3":
+        return _open_bucket(where, s3 or S3Settings(), tell)
     raise StoreError(
         f"this version of Mirage cannot open the store {where} ({scheme}://)",
-        hint="name a folder or a NAS mount under `store:` in .mirage/project.yaml",
+        hint="name a folder, a NAS mount or s3://bucket/prefix under `store:` in .mirage/project.yaml",
     )
+
+
+def _open_bucket(uri: str, settings: S3Settings, tell: Callable[[str], None]) -> Store:
+    from orchestrator.store.bucket.client import Bucket
+    from orchestrator.store.bucket.place import parse_uri
+    from orchestrator.store.cache import cache_folder
+    from orchestrator.store.s3 import S3Store
+
+    place = parse_uri(
+        uri,
+        endpoint_url=settings.endpoint_url,
+        region=settings.region,
+        profile=settings.profile,
+        addressing_style=settings.addressing_style,
+    )
+    return S3Store.open_at(Bucket(place), cache_folder() / "stores", tell)

@@ -139,6 +139,10 @@ class Writer:
         """Add bytes."""
         return self._staged.write(piece)
 
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+        return self._staged.digest()
+
     def commit(self) -> tuple[Digest, int]:
         """Make the blob durable and visible."""
         if self._done is None:
@@ -176,7 +180,10 @@ class FolderIntake:
         return taken
 
     def _add_small(self, descriptor: int, size: int) -> tuple[Digest, int]:
-        data = b"".join(_pieces(descriptor, size))
+        return self.add_bytes(b"".join(_pieces(descriptor, size)))
+
+    def add_bytes(self, data: bytes) -> tuple[Digest, int]:
+        """Take bytes in memory."""
         digest = of_bytes(data)
         with told(self._what):
             name = self._name_if_new(digest, len(data))

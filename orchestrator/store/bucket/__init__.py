@@ -1,0 +1,1 @@
+"""A bucket behind an S3 API: credentials, signed requests, retries, whole answers only. Knows nothing of blobs."""

@@ -1,0 +1,279 @@
+"""Objects in a bucket: read, put, created at most once, listed, deleted; each tried again where that may help."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from orchestrator.digest import Digest, hex_of, of_bytes
+from orchestrator.errors import StoreError
+from orchestrator.store.bucket.aws import Account, Timeouts
+from orchestrator.store.bucket.failures import BucketError, ServerFailed, UnknownUpload, Unreachable, garbled
+from orchestrator.store.bucket.place import Place
+from orchestrator.store.bucket.wire import Answer, Wire, is_error
+from orchestrator.store.retry import Patience
+
+_NONCE, _HASH = "x-amz-meta-mirage-nonce", "x-amz-meta-mirage-sha256"
+_RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")
+_ONCE = Patience(tries=1)
+_SILENT = 30.0  # seconds for which a server that never answered is not waited for again
+_T = TypeVar("_T")
+# How a bucket is asked to create an object unless it exists.
+CONDITIONS = {"if-none-match": {"If-None-Match": "*"}, "oss": {"x-oss-forbid-overwrite": "true"}}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A multipart upload that was begun and not ended."""
+
+    key: str
+    id: str
+    begun: datetime
+
+
+class Bucket:
+    """One bucket below one prefix; keys are relative to that. Safe for threads. All calls raise BucketError."""
+
+    def __init__(
+        self, place: Place, *, timeouts: Timeouts | None = None, patience: Patience | None = None
+    ) -> None:
+        self.place = place
+        self.patience = patience or Patience()
+        self._account = Account(place, timeouts or Timeouts())
+        self._wire = Wire(self._account)
+        self._silence: tuple[float, Unreachable] | None = None  # until when it is not asked, and why
+
+    @property
+    def server(self) -> str:
+        """The address of the bucket alone."""
+        return str(self._account.base_url)
+
+    @property
+    def address(self) -> str:
+        """Where it is, settings of every origin included: equal for the same bucket and prefix, and only then."""
+        return f"{self._account.base_url}{self.place.prefix}"
+
+    def retried(self, action: Callable[[], _T]) -> _T:
+        """The action's result, tried again where that may help.
+
+        A server that was silent to the end is not asked for a while, and then once: no command waits for it twice.
+        """
+        silent = self._silence
+        if silent is not None and time.monotonic() < silent[0]:
+            raise silent[1]
+        try:
+            found = (self.patience if silent is None else _ONCE).retried(action)
+        except Unreachable as error:
+            self._silence = time.monotonic() + _SILENT, error
+            raise
+        self._silence = None
+        return found
+
+    def send(self, method: str, key: str, what: str, **more: Any) -> Answer:
+        """One request, tried once (Wire.send)."""
+        return self._wire.send(method, self.place.prefix + key, what, **more)
+
+    def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
+        """One call of boto3 on the bucket, tried again where that may help."""
+        return self.retried(lambda: self._account.call(operation, what, **parameters))
+
+    def full(self, key: str) -> str:
+        """A key as boto3's calls need it."""
+        return self.place.prefix + key
+
+    def read(self, key: str) -> bytes | None:
+        """A small object's bytes, or None. What `create` made is checked against the hash that is kept with it."""
+
+        def once() -> bytes | None:
+            answer = self.send("GET", key, f"read {key}", accept=(200, 404))
+            if answer.status == 404:
+                self._check_absent(answer, f"read {key}")
+                return None
+            kept = answer.headers.get(_HASH)
+            if is_error(answer.body) if kept is None else kept != hex_of(of_bytes(answer.body)):
+                raise garbled(self.place, f"the bytes of {key} are not what was stored")
+            return answer.body
+
+        return self.retried(once)
+
+    def _check_absent(self, answer: Answer, what: str) -> None:
+        """A 404 must be about the object, not about the bucket."""
+        if answer.code not in ("", "NoSuchKey", "NotFound", "404"):
+            from orchestrator.store.bucket.failures import refusal
+
+            raise refusal(self.place, what, 404, answer.code, "", answer.headers)
+
+    def size(self, key: str) -> int | None:
+        """How many bytes an object has, or None where there is none."""
+        answer = self._head(key)
+        return None if answer is None else int(answer.headers["content-length"])
+
+    def _head(self, key: str) -> Answer | None:
+        def once() -> Answer | None:
+            what = f"look for {key}"
+            answer = self.send("HEAD", key, what, accept=(200, 404, 400, 401, 403, 301, 307, 412))
+            if answer.status == 404:
+                return None
+            if answer.status != 200:  # such an answer has no body, so no reason: a GET has
+                self.send("GET", key, what, headers={"Range": "bytes=0-0"}, accept=(200, 206, 404))
+                raise garbled(self.place, f"status {answer.status} for {key}, which can be read")
+            if "etag" not in answer.headers or not answer.headers.get("content-length", "").isdigit():
+                raise garbled(self.place, f"{key} without its ETag and length")
+            return answer
+
+        return self.retried(once)
+
+    def part(self, key: str, start: int, length: int) -> tuple[bytes, int] | None:
+        """At most ``length`` bytes of an object from ``start`` on, and the size of all of it; None where it is not."""
+
+        def once() -> tuple[bytes, int] | None:
+            wanted = {"Range": f"bytes={start}-{start + length - 1}"}
+            answer = self.send("GET", key, f"read {key}", headers=wanted, accept=(200, 206, 404, 416))
+            if answer.status == 404:
+                self._check_absent(answer, f"read {key}")
+                return None
+            if answer.status == 416:
+                return b"", 0
+            if answer.status == 200:  # a server without ranges, or an error under a success
+                if "etag" not in answer.headers or start:
+                    raise garbled(self.place, f"no range of {key}")
+                return answer.body, len(answer.body)
+            found = _RANGE.fullmatch(answer.headers.get("content-range", ""))
+            if found is None or len(answer.body) != min(length, int(found[1]) - start):
+                raise garbled(self.place, f"another range of {key} than was asked for")
+            return answer.body, int(found[1])
+
+        return self.retried(once)
+
+    def put(self, key: str, data: bytes, digest: Digest, integrity: str) -> None:
+        """Put an object whose bytes its key decides; whatever is there is replaced."""
+        headers = proof(integrity, data, digest)
+
+        def once() -> None:
+            done = self.send("PUT", key, f"write {key}", headers=headers, body=data, sha256=digest)
+            self.check_done(done, key)
+
+        self.retried(once)
+
+    def check_done(self, answer: Answer, key: str) -> str:
+        """The ETag of what was put; every make sends one, and nothing else under status 200."""
+        if is_error(answer.body) or not answer.headers.get("etag"):
+            raise garbled(self.place, f"a success without an ETag for {key}")
+        return answer.headers["etag"]
+
+    def create(self, key: str, data: bytes, condition: str) -> bool:
+        """Create an object unless it exists; True if this call made it. ``condition`` is one of CONDITIONS.
+
+        An answer that was lost is found again by a nonce that is kept with the object.
+        """
+        nonce, digest = secrets.token_hex(16), of_bytes(data)
+        headers = {**CONDITIONS[condition], _NONCE: nonce, _HASH: hex_of(digest)}
+        unsure = False
+
+        def once() -> bool:
+            nonlocal unsure
+            try:
+                answer = self.send(
+                    "PUT",
+                    key,
+                    f"create {key}",
+                    headers=headers,
+                    body=data,
+                    sha256=digest,
+                    accept=(200, 409, 412),
+                )
+                if answer.status == 200:
+                    self.check_done(answer, key)
+                    return True
+            except BucketError as error:
+                unsure = unsure or error.passing
+                raise
+            if answer.status == 409 and answer.code != "FileAlreadyExists":
+                raise ServerFailed(f"{key} is being written by somebody else ({answer.code})")
+            if not unsure:
+                return False
+            there = self._head(key)
+            if there is None:
+                raise garbled(self.place, f"{key} exists, and does not")
+            return there.headers.get(_NONCE) == nonce
+
+        return self.retried(once)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Keys and sizes below a prefix, all pages of them, in the server's order."""
+        more: dict[str, str] = {}
+        while True:
+
+            def once(more: dict[str, str] = more) -> dict[str, Any]:
+                page = self._account.call(
+                    "list_objects_v2", f"list {prefix}", Prefix=self.full(prefix), **more
+                )
+                if "IsTruncated" not in page or (
+                    page["IsTruncated"] and not page.get("NextContinuationToken")
+                ):
+                    raise garbled(self.place, f"a listing of {prefix} without its end")
+                return page
+
+            page = self.retried(once)
+            for item in page.get("Contents", ()):
+                yield str(item["Key"])[len(self.place.prefix) :], int(item["Size"])
+            if not page["IsTruncated"]:
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; missing ones are fine."""
+        for key in keys:
+            self.retried(
+                lambda key=key: self.send("DELETE", key, f"delete {key}", accept=(200, 204, 404))  # type: ignore[misc]
+            )
+
+    def uploads(self, prefix: str) -> Iterator[Upload]:
+        """The multipart uploads below a prefix that were begun and not ended."""
+        more: dict[str, str] = {}
+        while True:
+            page = self.call(
+                "list_multipart_uploads", "list its unfinished uploads", Prefix=self.full(prefix), **more
+            )
+            for item in page.get("Uploads", ()):
+                key = str(item["Key"])
+                if key.startswith(self.full(prefix)):
+                    yield Upload(key[len(self.place.prefix) :], str(item["UploadId"]), item["Initiated"])
+            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
+                return
+            more = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page.get("NextUploadIdMarker", ""),
+            }
+
+    def abort(self, key: str, upload: str) -> None:
+        """End a multipart upload, and free what it took; unknown is fine."""
+        try:
+            self.call("abort_multipart_upload", "abort an upload", Key=self.full(key), UploadId=upload)
+        except UnknownUpload:
+            return
+
+
+def proof(integrity: str, data: bytes, digest: Digest) -> dict[str, str]:
+    """The headers by which a server sees that a body arrived whole; the signed payload hash needs none."""
+    if integrity == "sha256":
+        return {"x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(hex_of(digest))).decode()}
+    if integrity == "md5":
+        # RFC 1864; against damage on the way, not against people
+        return {"Content-MD5": base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
+    return {}
+
+
+def quietly(action: Callable[[], object]) -> None:
+    """Do what is only tidying up: its failure is nobody's business now."""
+    from contextlib import suppress
+
+    with suppress(StoreError):
+        action()

@@ -1,0 +1,279 @@
+"""Many and large objects in parallel: bounded bytes in flight, parts that are taken up again, ranges in order."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from orchestrator.digest import Digest, hex_of, of_bytes, of_hasher
+from orchestrator.errors import StoreError
+from orchestrator.store.bucket.client import Bucket, proof, quietly
+from orchestrator.store.bucket.failures import BucketError, UnknownUpload
+
+WORKERS = 16
+IN_FLIGHT = 96 << 20  # bytes, in memory at once
+SINGLE = 64 << 20  # larger objects go in parts
+PART = 16 << 20
+RANGE = 8 << 20
+_MOST_PARTS = 9000  # the limit of all makes is 10,000
+
+_T = TypeVar("_T")
+
+
+class Budget:
+    """So many bytes at once, shared by threads; one that is larger than all of it waits until it is alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, wanted: int) -> Iterator[None]:
+        """Hold ``wanted`` bytes."""
+        wanted = min(wanted, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
+def in_parallel(action: Callable[[_T], None], items: Iterable[_T]) -> None:
+    """Do it for each, in threads; after a failure nothing new is begun, and the first one is raised."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        running: set[Future[None]] = set()
+        for item in items:
+            if len(running) >= 4 * WORKERS:
+                running = _settle(running)
+            running.add(pool.submit(action, item))
+        while running:
+            running = _settle(running)
+
+
+def _settle(running: set[Future[None]]) -> set[Future[None]]:
+    done, left = wait(running, return_when=FIRST_COMPLETED)
+    for each in done:
+        if each.exception() is not None:
+            for other in left:
+                other.cancel()
+            each.result()
+    return left
+
+
+def ranges(bucket: Bucket, key: str, first: bytes, total: int) -> Iterator[bytes]:
+    """An object's bytes in order, of which ``first`` are here already; the rest comes in parallel."""
+    yield first
+    starts = iter(range(len(first), total, RANGE))
+    with ThreadPoolExecutor(8) as pool:
+        coming: deque[Future[tuple[bytes, int] | None]] = deque()
+        try:
+            while True:
+                while len(coming) < 8 and (start := next(starts, None)) is not None:
+                    coming.append(pool.submit(bucket.part, key, start, RANGE))
+                if not coming:
+                    return
+                found = coming.popleft().result()
+                if found is None or found[1] != total:
+                    raise StoreError(f"{key} changed in {bucket.place.uri} while it was read")
+                yield found[0]
+        finally:
+            for each in coming:
+                each.cancel()
+
+
+class LargeUpload:
+    """One file to one key in parts. ``notes`` remembers the parts that are there, so that another process goes on.
+
+    A part counts as there if the server names the ETag for it that it had given us for our bytes.
+    """
+
+    def __init__(self, bucket: Bucket, key: str, source: Path, digest: Digest, integrity: str) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._source = source
+        self._digest = digest
+        # with parts, this kind of checksum is declared beforehand
+        self._integrity = integrity
+        self._size = source.stat().st_size
+        self._part = max(PART, -(-self._size // _MOST_PARTS) + 1)
+
+    def run(self, notes: Path, budget: Budget) -> None:
+        """Upload, and end it; a failure that will not pass aborts it. Raises StoreError."""
+        with notes.open("a+") as book:
+            try:
+                fcntl.flock(book, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # another process uploads the same bytes: an upload of our own is always right
+                with open(os.devnull, "a+") as nowhere:
+                    self._run(nowhere, budget)
+                return
+            self._run(book, budget)
+            notes.unlink(missing_ok=True)
+
+    def _run(self, book: IO[str], budget: Budget) -> None:
+        for last in (False, True):
+            upload, there = self._resumed(book)
+            try:
+                parts = self._parts(upload, there, book, budget)
+                self._complete(upload, parts)
+                return
+            except UnknownUpload:  # somebody swept it, or an answer was lost: is it whole, or gone?
+                self._restart(book)
+                if self._bucket.size(self._key) == self._size:
+                    return
+                if last:
+                    raise
+            except StoreError as error:
+                if not isinstance(error, BucketError) or not error.passing:
+                    self._restart(book)
+                    quietly(lambda upload=upload: self._bucket.abort(self._key, upload))  # type: ignore[misc]
+                raise
+
+    def _resumed(self, book: IO[str]) -> tuple[str, dict[int, str]]:
+        """The upload to go on with, and the ETags of its parts; a new one where there is none."""
+        book.seek(0)
+        upload, noted = _read_notes(book, self._part)
+        if upload:
+            try:
+                there = self._listed(upload)
+                return upload, {number: tag for number, tag in noted.items() if there.get(number) == tag}
+            except UnknownUpload:
+                self._restart(book)
+        more = {"ChecksumAlgorithm": "SHA256"} if self._integrity == "sha256" else {}
+        answer = self._bucket.call(
+            "create_multipart_upload", f"write {self._key}", Key=self._bucket.full(self._key), **more
+        )
+        self._note(book, {"upload": answer["UploadId"], "part": self._part})
+        return str(answer["UploadId"]), {}
+
+    def _listed(self, upload: str) -> dict[int, str]:
+        there: dict[int, str] = {}
+        more: dict[str, Any] = {}
+        while True:
+            page = self._bucket.call(
+                "list_parts",
+                "list the parts of an upload",
+                Key=self._bucket.full(self._key),
+                UploadId=upload,
+                **more,
+            )
+            there.update({int(each["PartNumber"]): str(each["ETag"]) for each in page.get("Parts", ())})
+            if not page.get("IsTruncated"):
+                return there
+            more = {"PartNumberMarker": page["NextPartNumberMarker"]}
+
+    def _parts(
+        self, upload: str, there: dict[int, str], book: IO[str], budget: Budget
+    ) -> list[dict[str, Any]]:
+        """Send what is missing; every byte is read and hashed, so that what is completed is what the digest says."""
+        whole = hashlib.sha256()
+        parts: dict[int, dict[str, Any]] = {}
+        lock = threading.Lock()
+
+        def send(number: int, data: bytes, digest: Digest) -> None:
+            headers = proof(self._integrity, data, digest)
+            query = f"partNumber={number}&uploadId={upload}"
+
+            def once() -> str:
+                what = f"write part {number} of {self._key}"
+                answer = self._bucket.send(
+                    "PUT", self._key, what, query=query, headers=headers, body=data, sha256=digest
+                )
+                return self._bucket.check_done(answer, self._key)
+
+            tag = self._bucket.retried(once)
+            with lock:
+                parts[number]["ETag"] = tag
+                self._note(book, {"n": number, "tag": tag})
+
+        with self._source.open("rb", buffering=0) as source, ThreadPoolExecutor(8) as pool:
+            running: set[Future[None]] = set()
+            number = 0
+            while data := _exactly(source, self._part):
+                number += 1
+                whole.update(data)
+                digest = of_bytes(data)
+                entry: dict[str, Any] = {"PartNumber": number, "ETag": there.get(number, "")}
+                if self._integrity == "sha256":
+                    entry["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(hex_of(digest))).decode()
+                parts[number] = entry
+                if number not in there:
+                    while len(running) >= max(1, (IN_FLIGHT - PART) // self._part):
+                        running = _settle(running)
+                    running.add(pool.submit(_within, budget, len(data), send, number, data, digest))
+                del data
+            while running:
+                running = _settle(running)
+        if of_hasher(whole) != self._digest:
+            raise StoreError(f"{self._source} is damaged: its bytes are not those of {self._digest}")
+        return [parts[number] for number in sorted(parts)]
+
+    def _complete(self, upload: str, parts: list[dict[str, Any]]) -> None:
+        self._bucket.call(
+            "complete_multipart_upload",
+            f"write {self._key}",
+            Key=self._bucket.full(self._key),
+            UploadId=upload,
+            MultipartUpload={"Parts": parts},
+        )
+        if self._bucket.size(self._key) != self._size:
+            raise UnknownUpload(f"{self._key} was completed and is not there whole")
+
+    def _restart(self, book: IO[str]) -> None:
+        if book.name != os.devnull:
+            book.truncate(0)
+
+    def _note(self, book: IO[str], line: dict[str, Any]) -> None:
+        book.write(json.dumps(line) + "\n")
+        book.flush()
+
+
+def _within(
+    budget: Budget,
+    size: int,
+    send: Callable[[int, bytes, Digest], None],
+    number: int,
+    data: bytes,
+    digest: Digest,
+) -> None:
+    with budget.taken(size):
+        send(number, data, digest)
+
+
+def _exactly(source: Any, size: int) -> bytes:
+    """The next ``size`` bytes, fewer at the end."""
+    pieces: list[bytes] = []
+    while size > 0 and (piece := source.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _read_notes(book: IO[str], part: int) -> tuple[str, dict[int, str]]:
+    """The upload and its parts as an earlier process noted them; nothing where they were of another size."""
+    upload = ""
+    tags: dict[int, str] = {}
+    try:
+        for line in book:
+            item = json.loads(line)
+            if "upload" in item:
+                upload, tags = (str(item["upload"]) if item["part"] == part else ""), {}
+            else:
+                tags[int(item["n"])] = str(item["tag"])
+    except (ValueError, KeyError, TypeError):
+        pass  # its last line was cut off
+    return upload, tags
