@@ -7,7 +7,7 @@ IN_VENV := env PATH="$(CURDIR)/.venv/bin:$$PATH"
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint engine stress bench clean venv tools test-tools
+.PHONY: help demo test lint engine services stress bench clean venv tools test-tools
 
 help:  ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -25,6 +25,9 @@ lint: venv  ## ruff and mypy
 
 engine:  ## make sure that a container engine runs, and leave it running
 	@$(ENGINE) up
+
+services: venv tools  ## the image and the keys of a team's store and registry, for compose/services.yaml
+	@$(ENGINE) exec -- $(IN_VENV) compose/prepare.sh
 
 stress: venv test-tools  ## the slow and violent tests
 	@$(PYTHON) scripts/packages.py ceph-mon ceph-osd radosgw
@@ -47,4 +50,4 @@ tools:
 
 test-tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime e2fsprogs openssh-client openssl \
-		skopeo strace chromium
+		skopeo strace chromium docker-compose
