@@ -213,7 +213,8 @@ class S3Store:
         except BucketError as error:
             self._remembering(error)
             kept = self._later.read(key) or self._seen.read(key)
-            if kept is None and not key.startswith("keys/"):
+            # An image is made again; and a version was not given up, as far as this machine knows.
+            if kept is None and not key.startswith(("keys/", "tombstones/")):
                 raise
             return kept
         if data is not None:
