@@ -6,6 +6,7 @@ It is the record's definition, complete but for what only the end can tell.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
@@ -33,10 +34,16 @@ class Plan:
     definition_json: str
     builder_json: str
     summary_json: str
+    sbom: Digest | None = None
 
     def definition(self) -> Json:
         """SLSA's buildDefinition."""
         return canonical.decode(self.definition_json)
+
+    def has_gpus(self) -> bool:
+        """Whether the run is given GPUs."""
+        found: Any = self.definition()
+        return bool(found["externalParameters"].get("gpus"))
 
     def builder(self) -> Json:
         """SLSA's builder."""
