@@ -1,17 +1,17 @@
 """`mirage ls --where 'metrics.accuracy >= 0.89' --limit 20` over 100,000 runs, against SQLite itself; and its index.
 
+Beside it MLflow's store in SQLite with the same runs, asked by its own client in a fresh process, in turns with ours.
 The floor: the same 20 answers from a bare SQLite table (run, accuracy) with an index, in a fresh process that imports
 nothing but sqlite3; and the interpreter's own start. Ours is the whole program. The index is warm: it is there, and
 the store did not change. Then a first question (the index is made), and one after a new run.
 
-Needs about 3 GiB in the system's temporary folder (TMPDIR says where), and RUNS says how many.
+Needs about 4 GiB in the system's temporary folder (TMPDIR says where), and RUNS says how many.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from bench._mlflow import Tracking
 from bench._projects import BIN
 from orchestrator.digest import of_bytes
 from tests.record_tools import Records, hexed, run_id
@@ -44,26 +46,51 @@ def _timed(argv: list[str], folder: Path) -> float:
     return seconds
 
 
-def _fill(records: Records, floor: sqlite3.Connection) -> None:
+def _measured(argv: list[str], folder: Path) -> tuple[float, float, int]:
+    """Seconds, seconds of processor time, and MiB at the most, of one process."""
+    began = time.perf_counter()
+    with subprocess.Popen(argv, cwd=folder, env=_ENV, stdout=subprocess.DEVNULL) as child:
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise SystemExit(f"{argv} ended with {child.returncode}")
+    return time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss >> 10
+
+
+def _fill(records: Records, floor: sqlite3.Connection, tracking: Tracking) -> None:
     chosen = random.Random(20261125)
     for number in range(RUNS):
         accuracy = chosen.random()
-        _add(records, number, accuracy, chosen)
+        _add(records, number, accuracy, chosen, tracking)
         floor.execute("INSERT INTO runs VALUES (?, ?)", (run_id(number), accuracy))
     floor.commit()
+    tracking.close()
 
 
-def _add(records: Records, number: int, accuracy: float, chosen: random.Random) -> None:
-    config = {
+def _add(
+    records: Records, number: int, accuracy: float, chosen: random.Random, tracking: Tracking | None = None
+) -> None:
+    config: dict[str, dict[str, Any]] = {
         "experiment": {"name": f"sweep-{number % 50}"},
         "model": {"type": chosen.choice(["cnn", "mlp"]), "layers": [8, 16, 32]},
         "training": {"lr": chosen.choice([0.1, 0.01, 1e-3]), "batch_size": 32, "epochs": 10, "seed": number},
     }
+    metrics: dict[str, float | None] = {
+        "accuracy": accuracy,
+        "loss": chosen.random(),
+        "val/loss": chosen.random(),
+    }
+    status = chosen.choice(["succeeded"] * 9 + ["failed"])
+    if tracking is not None:
+        params = {f"{top}.{name}": value for top, inner in config.items() for name, value in inner.items()}
+        tracking.add(
+            params, {k: v for k, v in metrics.items() if v is not None}, status, hexed(f"c{number // 3}")
+        )
     records.add(
         run_id(number),
         config=config,
-        metrics={"accuracy": accuracy, "loss": chosen.random(), "val/loss": chosen.random()},
-        status=chosen.choice(["succeeded"] * 9 + ["failed"]),
+        metrics=metrics,
+        status=status,
         branch=chosen.choice(["main", "experiment/a", "experiment/b"]),
         commit=hexed(f"c{number // 3}"),
         tree=hexed(f"t{number // 3}"),
@@ -85,24 +112,27 @@ def main() -> None:
         floor.execute("CREATE TABLE runs(run TEXT PRIMARY KEY, accuracy REAL)")
         floor.execute("CREATE INDEX by_accuracy ON runs(accuracy)")
         began = time.perf_counter()
-        _fill(records, floor)
+        tracking = Tracking(top)
+        _fill(records, floor, tracking)
         print(f"  {RUNS} records made in {time.perf_counter() - began:.0f} s", flush=True)
         ls = [str(BIN / "mirage"), "ls", "--limit", "20", "--where"]
-        first = _timed([*ls, QUESTION], project)
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+        first, processor, memory = _measured([*ls, QUESTION], project)
         size = sum(path.stat().st_size for path in (project / ".mirage" / "cache").iterdir()) >> 20
         print(
-            f"  index made        {first:.1f} s, {RUNS / first:.0f} records/s, {size} MiB, peak {memory} MiB"
+            f"  index made        {first:.1f} s, {RUNS / first:.0f} records/s ({RUNS / processor:.0f} a processor's second), "
+            f"{size} MiB, peak {memory} MiB"
         )
         time.sleep(6)
         _timed(
             [*ls, QUESTION], project
         )  # the months' signatures have stood for a while: they are trusted now
-        start, bare, ours = [], [], []
+        start, bare, ours, theirs, load = [], [], [], [], []
         for _ in range(ROUNDS):
             start.append(_timed([sys.executable, "-c", "pass"], project))
             bare.append(_timed([sys.executable, "-c", _FLOOR, str(top / "floor.sqlite")], project))
             ours.append(_timed([*ls, QUESTION], project))
+            theirs.append(_timed(tracking.ask(), project))
+            load.append(_timed(tracking.load(), project))
         beyond = median(ours) - median(start)
         print(f"  interpreter       {median(start) * 1000:.0f} ms")
         print(
@@ -110,6 +140,10 @@ def main() -> None:
         )
         print(
             f"  mirage ls         {median(ours) * 1000:.0f} ms, {beyond * 1000:.0f} beyond it (aim: at most 50)"
+        )
+        print(
+            f"  MLflow's client   {median(theirs) * 1000:.0f} ms, {(median(theirs) - median(load)) * 1000:.0f} beyond "
+            f"loading it; the least {min(theirs) * 1000:.0f}, of mirage ls {min(ours) * 1000:.0f}"
         )
         version = median(_timed([str(BIN / "mirage"), "--version"], project) for _ in range(ROUNDS))
         print(f"  mirage --version  {version * 1000:.0f} ms: what the command line costs before any question")

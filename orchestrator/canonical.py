@@ -40,7 +40,8 @@ def decode(data: bytes | str) -> Json:
     `100000000000000000`); so what was read can be written again.
     """
     try:
-        result: Json = json.loads(data, parse_int=_number)
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
+        result: Json = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
     return result
@@ -49,3 +50,6 @@ def decode(data: bytes | str) -> Json:
 def _number(text: str) -> int | float:
     value = int(text)
     return value if abs(value) < 2**53 else float(text)
+
+
+_DECODER = json.JSONDecoder(parse_int=_number)  # json.loads would make one for each text

@@ -89,6 +89,7 @@ def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Execu
         timeout=request.config.settings.run.timeout,
         grace=GRACE,
         installed=prepared.environment.installed,
+        sbom=prepared.environment.sbom,
         definition_json=encode(definition).decode(),
         builder_json=encode(provenance.builder(executor.id, executor.info())).decode(),
         summary_json=encode(

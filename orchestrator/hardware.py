@@ -1,7 +1,7 @@
 """What the run ran on: processor, memory, kernel, GPUs; no names, no addresses, no serial numbers.
 
-Read from /proc and /sys alone: no library, and nothing of a GPU's that its driver does not tell there (its number of
-multiprocessors and its power limit are not recorded).
+Read from /proc and /sys; of a run that was given GPUs, the driver's own program is asked for what stands in neither.
+The C library is not among it: the one that a workflow uses lies in its base, and the base's digest is recorded.
 """
 
 from __future__ import annotations
@@ -12,14 +12,35 @@ import platform
 import re
 from pathlib import Path
 
+from orchestrator import process
 from orchestrator.canonical import Json
 
+# What is asked of nvidia-smi, under the names that records have (nvidia-smi --help-query-gpu).
+_ASKED = {
+    "uuid": "uuid",
+    "model": "name",
+    "vbios": "vbios_version",
+    "driver": "driver_version",
+    "memory": "memory.total",
+    "compute_capability": "compute_cap",
+    "ecc": "ecc.mode.current",
+    "mig": "mig.mode.current",
+    "power_limit": "power.limit",
+}
+_PATIENCE = 20.0  # seconds; a driver that nobody keeps loaded takes some to answer
 _TELLING_FLAGS = ("avx2", "avx512f", "amx_tile", "sha_ni", "fma")
 
 
-def describe(root: Path = Path("/")) -> dict[str, Json]:
-    """The machine's hardware class; memory in bytes. ``limits`` are those of the cgroup that Mirage itself runs in."""
+def describe(root: Path = Path("/"), *, ask_driver: bool = False) -> dict[str, Json]:
+    """The machine's hardware class; memory in bytes, power in watts.
+
+    ``limits`` are those of the cgroup that Mirage itself runs in. ``ask_driver``: run NVIDIA's nvidia-smi, which takes
+    a part of a second, for what the files do not tell of GPUs.
+    """
     cpu = _first_processor(root)
+    driver, gpus = _gpu_driver(root), _gpus(root)
+    if ask_driver:
+        driver, gpus = _asked(driver, gpus)
     flags = sorted(cpu.get("flags", cpu.get("Features", "")).split())
     return {
         "architecture": platform.machine(),
@@ -37,8 +58,8 @@ def describe(root: Path = Path("/")) -> dict[str, Json]:
         },
         "memory": _memory(),
         "limits": {"cpus": _cpu_limit(root), "memory": _memory_limit(root)},
-        "gpu_driver": _gpu_driver(root),
-        "gpus": _gpus(root),
+        "gpu_driver": driver,
+        "gpus": [*gpus],
     }
 
 
@@ -84,9 +105,9 @@ def _gpu_driver(root: Path) -> str | None:
     return f"nvidia {found[1]}" if found else None
 
 
-def _gpus(root: Path) -> list[Json]:
+def _gpus(root: Path) -> list[dict[str, Json]]:
     """NVIDIA's GPUs in the order of their PCI addresses; their UUIDs only hashed."""
-    found: list[Json] = []
+    found: list[dict[str, Json]] = []
     for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
         told = _pairs(_read(path))
         uuid = hashlib.sha256(told.get("GPU UUID", "").encode()).hexdigest()
@@ -94,6 +115,44 @@ def _gpus(root: Path) -> list[Json]:
             {"model": told.get("Model", ""), "vbios": told.get("Video BIOS", ""), "uuid_sha256": uuid}
         )
     return found
+
+
+def _asked(driver: str | None, known: list[dict[str, Json]]) -> tuple[str | None, list[dict[str, Json]]]:
+    """Driver and GPUs as nvidia-smi tells them; what is known already where it is not there, or does not answer."""
+    question = f"--query-gpu={','.join(_ASKED.values())}"
+    try:
+        done = process.run(
+            ["nvidia-smi", question, "--format=csv,noheader,nounits"], env={"LC_ALL": "C"}, timeout=_PATIENCE
+        )
+    except (process.ProgramMissing, TimeoutError, OSError):
+        return driver, known
+    lines = [line.split(", ") for line in done.stdout.decode("utf-8", "replace").splitlines() if line]
+    if done.code != 0 or not lines or any(len(line) != len(_ASKED) for line in lines):
+        return driver, known
+    told = [{name: _said(text) for name, text in zip(_ASKED, line, strict=True)} for line in lines]
+    if told[0]["driver"]:
+        driver = f"nvidia {told[0]['driver']}"
+    return driver, [_gpu(each) for each in told]
+
+
+def _said(text: str) -> str | None:
+    """A field's text; None for `[N/A]`, `[Not Supported]`, `[Unknown Error]`."""
+    text = text.strip()
+    return None if not text or text.startswith("[") or text == "N/A" else text
+
+
+def _gpu(told: dict[str, str | None]) -> dict[str, Json]:
+    memory, power = told["memory"] or "", told["power_limit"] or ""
+    return {
+        "model": told["model"] or "",
+        "vbios": told["vbios"] or "",
+        "uuid_sha256": hashlib.sha256((told["uuid"] or "").encode()).hexdigest(),
+        "memory": int(memory) << 20 if memory.isdigit() else None,  # nvidia-smi tells MiB
+        "compute_capability": told["compute_capability"],
+        "ecc": told["ecc"],
+        "mig": told["mig"],
+        "power_limit": float(power) if re.fullmatch(r"\d+(\.\d+)?", power) else None,
+    }
 
 
 def _memory() -> int | None:

@@ -12,9 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from orchestrator.errors import StoreError
 from orchestrator.reference import RunId, parse_run_id
@@ -23,8 +22,7 @@ from orchestrator.reference import RunId, parse_run_id
 _TRIES = 5
 
 
-@dataclass(frozen=True)
-class RunFolders:
+class RunFolders(NamedTuple):
     """The project's folders of runs: `.mirage/runs/<id>/`, and a marker in `.mirage/open/` while one is open."""
 
     runs: Path

@@ -319,6 +319,8 @@ def _seal(
     if noted is not None:
         byproducts.append(Byproduct("audit.jsonl", noted))
     byproducts.append(Byproduct("environment.json", plan.installed))
+    if plan.sbom is not None:
+        byproducts.append(Byproduct("sbom.cdx.json", plan.sbom))
     status, code, name, reason = classify(end)
     # the wall clock may have jumped; an adopter has no other one
     begun = journal.begun
@@ -350,7 +352,7 @@ def _seal(
         audit_json=audited,
     )
     run_json = store.put(result.run_json(plan.run_id))
-    key, hardware = provenance.record_key(plan.run_id), describe()
+    key, hardware = provenance.record_key(plan.run_id), describe(ask_driver=plan.has_gpus())
     told: set[Digest] = set()
 
     def statement(link: Link) -> bytes:

@@ -34,6 +34,7 @@ class Plan:
     definition_json: str
     builder_json: str
     summary_json: str
+    sbom: Digest | None = None
 
     def definition(self) -> Json:
         """SLSA's buildDefinition."""
@@ -44,6 +45,11 @@ class Plan:
         """The names of its secrets."""
         definition: Any = self.definition()
         return tuple(definition["externalParameters"].get("secretNames", ()))
+
+    def has_gpus(self) -> bool:
+        """Whether the run is given GPUs."""
+        found: Any = self.definition()
+        return bool(found["externalParameters"].get("gpus"))
 
     def builder(self) -> Json:
         """SLSA's builder."""

@@ -156,6 +156,8 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         for digest in image.image.diff_ids:
             library.bank(digest, "base" if digest in base.image.diff_ids else "layers")
         library.bank(env.installed)
+        if env.sbom is not None:
+            library.bank(env.sbom)
         for kind, digest in (("base", base.digest), ("env", env.key), ("image", image.key.digest)):
             library.bank_key(kind, digest)
     key = run_key(

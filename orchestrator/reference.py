@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from orchestrator.errors import ArtifactError, ConfigError
 
@@ -19,8 +18,7 @@ RunId = NewType("RunId", str)
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 
 
-@dataclass(frozen=True, order=True)
-class ArtifactRef:
+class ArtifactRef(NamedTuple):
     """An artifact id: a kind, a name and a version (`v3`, `exp001`) or an alias (`latest`)."""
 
     kind: str

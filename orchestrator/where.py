@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from orchestrator.canonical import Json, encode
 from orchestrator.errors import ConfigError
@@ -39,16 +38,15 @@ _Ordered = TypeVar("_Ordered", str, float)
 Lookup: TypeAlias = Callable[[str], Json]
 
 
-@dataclass(frozen=True)
-class Value:
+# Named tuples, and no dataclasses: six of those take an eighth of what a whole question may take.
+class Value(NamedTuple):
     """What a field is compared with: its text, and the number, boolean or null that an unquoted text means."""
 
     text: str
     meaning: None | bool | int | float | str
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """`path operator value`; the operator is one of == != < <= > >= ~."""
 
     path: str
@@ -56,25 +54,24 @@ class Comparison:
     value: Value
 
 
-@dataclass(frozen=True)
-class Not:
+class Not(NamedTuple):
     """The opposite of a term."""
 
     term: Expression
 
 
-@dataclass(frozen=True)
-class And:
+class And(NamedTuple):
     """All of them."""
 
     terms: tuple[Expression, ...]
+    word: str = "and"  # tells it from `or`, which would be an equal tuple
 
 
-@dataclass(frozen=True)
-class Or:
+class Or(NamedTuple):
     """Any of them."""
 
     terms: tuple[Expression, ...]
+    word: str = "or"
 
 
 Expression: TypeAlias = "Comparison | Not | And | Or"
@@ -267,8 +264,7 @@ class _Parser:
         raise ConfigError(f"--where: {problem}\n  {line}\n  {' ' * (at - start)}^", hint=hint or example)
 
 
-@dataclass(frozen=True)
-class Sort:
+class Sort(NamedTuple):
     """`--sort path`, or `--sort -path` for the largest first."""
 
     path: str

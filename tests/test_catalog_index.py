@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.canonical import Json
-from orchestrator.catalog import Catalog, marks
+from orchestrator.catalog import Catalog, marks, reading
 from orchestrator.catalog import ask as asking
 from orchestrator.catalog import sync as syncing
 from orchestrator.catalog.ask import select
@@ -77,6 +78,40 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_many_records_are_read_by_helpers_and_none_is_lost_with_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    for number in range(90):
+        place.records.add(run_id(number), metrics={"x": number / 90})
+    place.records.record_path(run_id(7)).chmod(0o644)
+    place.records.record_path(run_id(7)).write_bytes(b"{")
+    ended: list[int] = []
+    monkeypatch.setattr(reading, "MANY", 10)
+    monkeypatch.setattr(reading, "BATCH", 20)
+
+    class Helper(reading._Helper):
+        def next(self) -> reading.Batch | None:
+            if killed and len(ended) == 3:  # one of the two, with a part of its batches still to come
+                os.kill(self._pid, signal.SIGKILL)
+                self._source.close()
+                self._source = open(os.devnull, "rb")  # noqa: SIM115  # as far as it was read
+            ended.append(self._pid)
+            return super().next()
+
+    monkeypatch.setattr(reading, "_Helper", Helper)
+    wanted = [run_id(number) for number in range(89, -1, -1) if number != 7]
+    assert place.ids() == wanted
+    assert place.ids("x < 1") == [] and place.ids("metrics.x < 0.5") == [
+        each for each in wanted if each < run_id(45)
+    ]
+    assert len(place.heard.warnings) == 3 and all(run_id(7) in each for each in place.heard.warnings)
+    assert len(set(ended)) == 2 and len(ended) == 9
+    for pid in set(ended):
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)  # both are waited for
 
 
 # The same answers as where.matches

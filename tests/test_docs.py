@@ -273,7 +273,7 @@ def a_prepared() -> Prepared:
             python=SimpleNamespace(version="3.11.2"),
             env=(),
         ),
-        environment=SimpleNamespace(key=DIGEST, installed=DIGEST),
+        environment=SimpleNamespace(key=DIGEST, installed=DIGEST, sbom=DIGEST),
         image=SimpleNamespace(
             image=SimpleNamespace(digest=DIGEST, config_digest=DIGEST, diff_ids=(DIGEST,)),
             key=SimpleNamespace(digest=DIGEST),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ from orchestrator import canonical
 from orchestrator.errors import ConfigError
 from orchestrator.exports import cyclonedx, mlflow_store, openlineage, ro_crate, subject, target
 from orchestrator.exports.subject import Subject
+from orchestrator.image import sbom
 from orchestrator.provenance import ResultOutput
+from orchestrator.trust import dsse
 from tests.record_tools import BASE, run_id
 from tests.test_report import Shelf, png
 from tests.validator_tools import HERE, judge, python_with
@@ -129,6 +132,20 @@ def test_a_crate_says_what_the_record_says(case: Case, tmp_path: Path) -> None:
     assert failed["error"] == "exit code 1" and "Failed" in failed["actionStatus"]["@id"]
 
 
+def test_a_crate_calls_a_signed_record_what_it_is(case: Case, tmp_path: Path) -> None:
+    plain = case.subject(2)
+    envelope = dsse.Envelope(plain.row.record, (dsse.Signature("key", b"s" * 64),)).encode()
+    signed = dataclasses.replace(plain, row=dataclasses.replace(plain.row, record=envelope))
+    media = []
+    for name, run in (("plain", plain), ("signed", signed)):
+        with target.folder(tmp_path / name) as folder:
+            ro_crate.write(folder, run, license=None, data=False)
+        crate = json.loads((tmp_path / name / "ro-crate-metadata.json").read_text())
+        (record,) = (each for each in crate["@graph"] if each["@id"] == "record.intoto.json")
+        media.append(record["encodingFormat"])
+    assert media == ["application/vnd.in-toto+json", "application/vnd.dsse.envelope.v1+json"]
+
+
 def test_a_packed_crate_is_the_same_bytes_again(case: Case, tmp_path: Path) -> None:
     for name in ("a.zip", "b.zip"):
         with target.folder(tmp_path / name) as folder:
@@ -155,8 +172,12 @@ def test_bills_of_materials_are_accepted_and_spoilt_ones_are_not(case: Case, tmp
         "time": lambda bom: bom["metadata"].update(timestamp="yesterday"),
     }
     bad = [spoil(good[1], tmp_path / f"{name}.json", change) for name, change in spoilt.items()]
+    told = case.subject(2)
+    environment = sbom.of_environment(BASE, BASE, "linux/amd64", told.packages, told.base_packages)
+    good.append(tmp_path / "environment.cdx.json")
+    good[3].write_bytes(environment)
     found = judge("cyclonedx-1.6", [*good, *bad])
-    assert [found[path] for path in good] == [[]] * 3
+    assert [found[path] for path in good] == [[]] * 4
     assert all(found[path] for path in bad), {path.name: found[path] for path in bad}
     # a later version takes the same document, once it says that it is one
     later = spoil(
@@ -189,8 +210,8 @@ def test_a_bill_names_packages_base_and_model(case: Case) -> None:
 
 def test_the_files_that_a_lock_allows_are_told_apart_from_the_one_that_it_names() -> None:
     one, two = ("sha256:" + each * 64 for each in "ab")
-    named = cyclonedx._python_package({"name": "a", "version": "1", "hashes": [one]})
-    allowed = cyclonedx._python_package({"name": "a", "version": "1", "hashes": [one, two, "md5:x"]})
+    named = sbom.python_package({"name": "a", "version": "1", "hashes": [one]})
+    allowed = sbom.python_package({"name": "a", "version": "1", "hashes": [one, two, "md5:x"]})
     assert named["hashes"] == [{"alg": "SHA-256", "content": "a" * 64}] and "hashes" not in allowed
     assert len(allowed["externalReferences"][0]["hashes"]) == 2  # type: ignore[index,call-overload,arg-type]
 

@@ -135,9 +135,15 @@ def test_the_record_is_a_statement_whose_every_digest_holds(project: Project, fi
     assert details["mirage_hardware"]["cpu"]["cores"] >= 1
     for item in details["byproducts"]:
         assert sha256(project.blob(item["digest"]["sha256"])) == "sha256:" + item["digest"]["sha256"]
-    assert {"log", "log.times", "metrics.jsonl", "events.jsonl", "audit.jsonl", "environment.json"} == {
-        item["name"] for item in details["byproducts"]
-    }
+    assert {
+        "log",
+        "log.times",
+        "metrics.jsonl",
+        "events.jsonl",
+        "audit.jsonl",
+        "environment.json",
+        "sbom.cdx.json",
+    } == {item["name"] for item in details["byproducts"]}
 
 
 def test_nothing_of_this_machine_is_in_a_record(project: Project, first: dict[str, Any]) -> None:

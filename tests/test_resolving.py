@@ -73,6 +73,8 @@ def test_what_was_resolved_once_stays_although_the_index_moves_on(tmp_path: Path
     byproducts = {item["name"]: item for item in record["predicate"]["runDetails"]["byproducts"]}
     (package,) = json.loads(project.blob(byproducts["environment.json"]["digest"]["sha256"]))
     assert (package["name"], package["version"], package["hashes"]) == ("plain", "1.0", [index_hash(project)])
+    bill = json.loads(project.blob(byproducts["sbom.cdx.json"]["digest"]["sha256"]))
+    assert "pkg:pypi/plain@1.0" in {each["bom-ref"] for each in bill["components"]}
     assert project.mirage("verify", first["run_id"])
 
 

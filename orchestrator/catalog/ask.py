@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -32,26 +31,26 @@ _AT_ONCE = 64  # rows by number in one statement; few, so that who stops early h
 _MAGIC = re.compile(r"[*?\[]")
 
 
-@dataclass(frozen=True)
 class Indexed:
-    """A sealed run as the index has it."""
+    """A sealed run as the index has it; what it says is parsed when asked."""
 
-    run_id: RunId
-    summary_text: str
-    config_text: str
-    _parsed: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    def __init__(self, run_id: RunId, summary_text: str, config_text: str) -> None:
+        self.run_id = run_id
+        self._summary_text = summary_text
+        self._config_text = config_text
+        self._parsed: dict[str, Any] = {}
 
     def summary(self) -> dict[str, Json]:
         """The run in one flat object, as ``Row.summary``."""
         if "summary" not in self._parsed:
-            self._parsed["summary"] = json.loads(self.summary_text)
+            self._parsed["summary"] = json.loads(self._summary_text)
         found: dict[str, Json] = self._parsed["summary"]
         return found
 
     def config(self) -> dict[str, Json]:
         """The resolved config."""
         if "config" not in self._parsed:
-            self._parsed["config"] = json.loads(self.config_text)
+            self._parsed["config"] = json.loads(self._config_text)
         found: dict[str, Json] = self._parsed["config"]
         return found
 

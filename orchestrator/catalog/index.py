@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from orchestrator.catalog.number import id_of, month_range
 from orchestrator.errors import StoreError
 
 SCHEMA = 2  # counts up with every change of the tables, or of what is put into them
+# Facts in one statement: three values each, and old SQLite takes 999 (sqlite.org/limits.html).
+_TOGETHER = 200
 _BUSY = 30.0  # seconds to wait for another process's write, which takes a fraction of one
 _NETWORKS = (
     "nfs",
@@ -139,15 +142,27 @@ class Index:
         """Take runs in, in the place of what was known of them."""
         entries = {entry.number: entry for entry in entries}.values()
         self.remove([entry.number for entry in entries])
-        rows: list[tuple[int, Fact, int]] = []
+        of_path: dict[int, list[tuple[int, Fact, int]]] = {}
         for entry in entries:
-            rows += self._facts(entry.number, *entry.values)
-        rows.sort(key=lambda row: row[0])  # neighbours in the tree, one after the other
-        self.sql.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?, ?)", rows)
+            for row in self._facts(entry.number, *entry.values):
+                of_path.setdefault(row[0], []).append(row)
+        for _, rows in sorted(of_path.items()):
+            with suppress(TypeError):  # numbers and strings under one path have no order here, and need none
+                rows.sort()  # neighbours in the tree, one after the other
+            self._insert(rows)
         self.sql.executemany("INSERT INTO runs VALUES (?)", [(entry.number,) for entry in entries])
         self.sql.executemany(
             "INSERT INTO documents VALUES (?, ?, ?)", [(e.number, e.summary, e.config) for e in entries]
         )
+
+    def _insert(self, rows: list[tuple[int, Fact, int]]) -> None:
+        """Put facts in, many in one statement: that takes half the time of one by one."""
+        whole = len(rows) // _TOGETHER * _TOGETHER
+        words = "INSERT OR IGNORE INTO facts VALUES (?, ?, ?)"
+        many = words + ", (?, ?, ?)" * (_TOGETHER - 1)
+        pieces = (rows[at : at + _TOGETHER] for at in range(0, whole, _TOGETHER))
+        self.sql.executemany(many, (tuple(chain.from_iterable(piece)) for piece in pieces))
+        self.sql.executemany(words, rows[whole:])
 
     def _facts(
         self, run: int, summary: dict[str, Json], config: dict[str, Json]
@@ -209,8 +224,7 @@ def entry(number: int, summary: dict[str, Json], config: dict[str, Json]) -> Ent
     return found
 
 
-def _text(value: Json) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def open_index(path: Path, *, anew: bool = False) -> Index:

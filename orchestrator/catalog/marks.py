@@ -12,8 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
@@ -31,8 +30,7 @@ _LONGEST = 16 << 10  # of a note, in bytes
 KINDS = ("tag", "untag", "note", "verdict")  # verdict: of `mirage reproduce`, one word
 
 
-@dataclass(frozen=True, order=True)
-class Mark:
+class Mark(NamedTuple):
     """One thing that was said of a run; ``stamp`` is in nanoseconds since the epoch, and marks sort by it."""
 
     stamp: int

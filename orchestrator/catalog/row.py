@@ -157,8 +157,7 @@ class Row:
 
     def _decode(self, data: bytes) -> dict[str, Any]:
         try:
-            found = canonical.decode(data)
-            data.decode()
+            found = canonical.decode(data.decode())
             if not isinstance(found, dict):
                 raise ValueError("not an object")
         except (ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.catalog import ask, listing
 from orchestrator.catalog.index import Damaged, Index, in_memory, is_damage, open_index
-from orchestrator.catalog.sync import Sync, is_run_id, record_key
+from orchestrator.catalog.sync import Sync, is_run_id
 from orchestrator.digest import of_bytes
 from orchestrator.errors import ConfigError, MirageError
 from orchestrator.journal import RunFolders, is_held
@@ -53,6 +53,7 @@ class Catalog:
         if not is_run_id(name):
             return None
         from orchestrator.catalog.row import Row
+        from orchestrator.provenance import record_key
 
         run_id = parse_run_id(name)
         record = self._store.read(record_key(run_id))

@@ -7,25 +7,25 @@ compared with ours. A run's folder without a record, and whatever could not be r
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from orchestrator.canonical import Json
 from orchestrator.catalog import marks
-from orchestrator.catalog.index import Entry, Index, Month, entry
+from orchestrator.catalog.index import Index, Month
 from orchestrator.catalog.listing import Listing
-from orchestrator.catalog.number import month_of, number_of
+from orchestrator.catalog.number import number_of
 from orchestrator.errors import MirageError, StoreError
 from orchestrator.reference import RunId, parse_run_id
 
 if TYPE_CHECKING:
+    from orchestrator.catalog.reading import Batch
     from orchestrator.ports import Reporter, Store
 
 # Longer than any file system's clock stands still: two seconds on FAT, one on old NFS servers.
 SETTLING = 5.0
-_BATCH = 1000
 _TELL = 5000  # a first look at more records than this is told
 
 
@@ -88,64 +88,30 @@ class Sync:
 
     def _read(self, keys: list[str]) -> None:
         """Read what these keys hold into the index, in pieces that others can wait for."""
+        if not keys:
+            return
         if len(keys) > _TELL:
             self._reporter.note(f"reading {len(keys)} runs into the index")
-        keys = sorted(keys)  # a tree that grows at its end stays dense
-        for at in range(0, len(keys), _BATCH):
-            batch = keys[at : at + _BATCH]
-            entries: list[Entry] = []
-            said: list[tuple[str, int, bytes]] = []
-            problems: dict[str, str | None] = {}
-            settled: list[str] = []
-            for key in batch:
-                try:
-                    if key.startswith("marks/"):
-                        said += self._mark(key)
-                    else:
-                        entries.append(self._entry(key, problems))
-                    settled.append(key)
-                except _Absent:
-                    problems[key] = None
-                except MirageError as error:
-                    problems[key] = error.message
-            with self._index.writing():
-                self._index.add(entries)
-                self._index.sql.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", said)
-                marked = self._index.marked([each.number for each in entries])
-                self._apply(marked | {number for _, number, _ in said})
-                self._index.settle(settled)
-                for key, problem in problems.items():
-                    self._index.postpone(key, problem)
+        with _no_collector():
+            self._read_all(sorted(keys))  # a tree that grows at its end stays dense
 
-    def _entry(self, key: str, problems: dict[str, str | None]) -> Entry:
-        """A record as it goes into the index. One whose config is missing goes in without it, and is a problem."""
-        from orchestrator.catalog.row import Row
+    def _read_all(self, keys: list[str]) -> None:
+        from orchestrator.catalog.reading import batches
 
-        run_id = parse_run_id(key.split("/")[2])
-        if key != record_key(run_id):
-            raise StoreError("it lies in the folder of another month")
-        data = self._store.read(key)
-        if data is None:
-            raise _Absent
-        row = Row(run_id, data, self._store)
-        summary: dict[str, Json] = {**row.recorded(), **marks.fold(())}
-        config: dict[str, Json] = {}
-        try:
-            config = row.config
-        except MirageError as error:
-            problems[key] = f"its config cannot be read: {error.message}"
-        return entry(number_of(run_id), summary, config)
+        with closing(batches(self._store, keys)) as found:
+            for batch in found:
+                self._take(batch)
 
-    def _mark(self, key: str) -> Iterator[tuple[str, int, bytes]]:
-        name = key.rpartition("/")[2]
-        run_id = marks.run_of(name)
-        if run_id is None or month_of(run_id) != key.split("/")[1]:
-            raise StoreError("it is not a mark of a run of this month")
-        data = self._store.read(key)
-        if data is None:
-            raise _Absent
-        marks.parse(name, data)
-        yield name, number_of(run_id), data
+    def _take(self, batch: Batch) -> None:
+        index = self._index
+        with index.writing():
+            index.add(batch.entries)
+            index.sql.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", batch.said)
+            marked = index.marked([each.number for each in batch.entries])
+            self._apply(marked | {number for _, number, _ in batch.said})
+            index.settle(batch.settled)
+            for key, problem in batch.problems.items():
+                index.postpone(key, problem)
 
     def _apply(self, numbers: set[int]) -> None:
         """Say again what the marks of these runs amount to."""
@@ -156,11 +122,16 @@ class Sync:
                 self._index.say(number, said)
 
 
-def record_key(run_id: RunId) -> str:
-    """Where a run's record lies (provenance.py has the rule, and is loaded only for it)."""
-    from orchestrator import provenance
-
-    return provenance.record_key(run_id)
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Without the collector of cycles: it would walk through all documents of a batch, which have none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def is_run_id(name: str) -> bool:
@@ -170,7 +141,3 @@ def is_run_id(name: str) -> bool:
     except MirageError:
         return False
     return True
-
-
-class _Absent(Exception):
-    """Nothing there, or not yet."""

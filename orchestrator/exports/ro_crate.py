@@ -17,6 +17,7 @@ from orchestrator.canonical import Json
 from orchestrator.digest import hex_of, of_bytes
 from orchestrator.exports.subject import Input, Output, Subject
 from orchestrator.reference import parse_artifact
+from orchestrator.trust import dsse
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 CONTEXTS = ("https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context")
@@ -68,9 +69,8 @@ class _Crate:
             "config.json", config, "application/json", f"{run.told['config']}, resolved", self._objects
         )
         about: dict[str, Json] = {"about": _ref(self._action)}
-        self._file(
-            "record.intoto.json", run.row.record, "application/vnd.in-toto+json", "The record", None, about
-        )
+        media = dsse.ENVELOPE_TYPE if dsse.is_sealed(run.row.record) else dsse.PAYLOAD_TYPE
+        self._file("record.intoto.json", run.row.record, media, "The record", None, about)
         result = canonical.encode(run.row.result)
         self._file(
             "run.json", result, "application/json", "How the run ended and what it left", self._results

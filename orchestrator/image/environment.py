@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
+from typing import Any
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
@@ -34,6 +35,7 @@ class Environment:
     layer: Layer
     installed: Digest
     cached: bool
+    sbom: Digest | None = None  # the bill of materials
 
 
 def key_manifest(lock: Lock, base: Base, groups: tuple[str, ...]) -> bytes:
@@ -142,12 +144,12 @@ def _provide(
 ) -> Environment:
     key = of_bytes(manifest)
     if not fresh:
-        known = _known(library, key, manifest)
+        known = _known(library, key, manifest, base)
         if known is not None:
             return known
     with single_flight(library.lock_path(f"env-{hex_of(key)}"), "this environment", reporter):
         if not fresh:
-            known = _known(library, key, manifest)
+            known = _known(library, key, manifest, base)
             if known is not None:
                 return known
         from orchestrator.image.builder import Builder
@@ -160,21 +162,23 @@ def _provide(
         )
         builder = Builder(engine, library, reporter, handover(), network, manner)
         layer, installed = builder.build(lock, base, key)
+        sbom = library.put(_bill(key, layer, base, installed, library))
         result: dict[str, Json] = {
             "digest": layer.digest,
             "size": layer.size,
             "created": str(time.time_ns()),
             "installed": installed,
+            "sbom": sbom,
         }
         if library.keep("env", key, manifest, result):
             reporter.warn(
                 f"drift: the environment {key} was built before with another digest than {layer.digest}"
             )
         library.bank(layer.digest, "layers")
-        return Environment(key, manifest, layer, installed, cached=False)
+        return Environment(key, manifest, layer, installed, cached=False, sbom=sbom)
 
 
-def _known(library: Library, key: Digest, manifest: bytes) -> Environment | None:
+def _known(library: Library, key: Digest, manifest: bytes, base: Base) -> Environment | None:
     found = library.find("env", key)
     if found is None:
         return None
@@ -182,4 +186,30 @@ def _known(library: Library, key: Digest, manifest: bytes) -> Environment | None
     if not library.has(digest):
         return None
     layer = Layer(digest, int(str(found["size"])), "mirage environment")
-    return Environment(key, manifest, layer, parse_digest(found["installed"]), cached=True)
+    installed = parse_digest(found["installed"])
+    if found.get("sbom"):
+        sbom: Digest | None = parse_digest(found["sbom"])
+    else:
+        sbom = _late_bill(key, layer, base, installed, library)
+    return Environment(key, manifest, layer, installed, cached=True, sbom=sbom)
+
+
+def _bill(key: Digest, layer: Layer, base: Base, installed: Digest, library: Library) -> bytes:
+    """The environment's bill of materials, kept once: a run names it and makes none."""
+    from orchestrator.image import sbom
+
+    packages: Any = canonical.decode(b"".join(library.read(installed)))
+    return sbom.of_environment(key, layer.digest, str(base.platform), packages, base.packages)
+
+
+def _late_bill(key: Digest, layer: Layer, base: Base, installed: Digest, library: Library) -> Digest | None:
+    """The bill of an environment from before there were such: made at its first use, then known like others."""
+    known = library.find("sbom", key)
+    if known is not None and library.has(parse_digest(known["digest"])):
+        return parse_digest(known["digest"])
+    if not library.has(installed):
+        return None
+    digest = library.put(_bill(key, layer, base, installed, library))
+    manifest = canonical.encode({"schema": "mirage-sbom-key/1", "environment": key})
+    library.keep("sbom", key, manifest, {"digest": digest, "created": str(time.time_ns())})
+    return digest

@@ -119,7 +119,7 @@ _BYPRODUCTS: dict[str, Form] = {
     "events.jsonl": _dependency(SHA256, None, uri=False),
     "audit.jsonl": _dependency(SHA256, None, uri=False),
     "environment.json": _dependency(SHA256, None, uri=False),
-    # of what is installed: no run writes one yet, and a record that names one is well-formed
+    # of what is installed; absent in records of earlier versions
     "sbom.cdx.json": _dependency(SHA256, None, uri=False),
 }
 
@@ -179,6 +179,15 @@ _CPU = {
     "flags_sha256": text("[0-9a-f]{64}", "64 hex digits"),
     "cores": optional(WHOLE),
 }
+_OF_THE_DRIVER: dict[str, Form] = {
+    "memory": optional(WHOLE),
+    **dict.fromkeys(("compute_capability", "ecc", "mig"), optional(NAME)),
+    "power_limit": optional(number()),
+}
+_GPU = fields(
+    {**dict.fromkeys(("model", "vbios", "uuid_sha256"), WORDS), **_OF_THE_DRIVER},
+    absent=tuple(_OF_THE_DRIVER),  # where the driver was not asked, or is of an earlier version
+)
 CHAIN = fields({"log": text("[0-9a-f]{64}", "64 hex digits"), "seq": WHOLE, "prev": optional(DIGEST)})
 _BUILDER = fields(
     {
@@ -242,7 +251,7 @@ RECORD: Form = fields(
                                 "cpu": fields(_CPU),
                                 "limits": fields({"cpus": optional(number()), "memory": optional(WHOLE)}),
                                 "gpu_driver": optional(NAME),
-                                "gpus": many(fields(dict.fromkeys(("model", "vbios", "uuid_sha256"), WORDS))),
+                                "gpus": many(_GPU),
                             },
                             absent=(
                                 "limits",

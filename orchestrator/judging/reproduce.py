@@ -176,9 +176,10 @@ def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Pl
     internal["sandbox"] = provenance.sandbox_json(services.executor.sandbox(spec))
     dependencies = {item["name"]: item for item in definition["resolvedDependencies"]}
     dependencies["image"]["annotations"]["engineId"] = found.engine_id
-    installed = record.byproduct("environment.json")
+    installed, sbom = record.byproduct("environment.json"), record.byproduct("sbom.cdx.json")
     if found.rebuilt is not None:
         installed = found.rebuilt.enter(internal, dependencies)
+        sbom = found.rebuilt.prepared.environment.sbom
     assert installed is not None, "the form says that there is one"
     return Plan(
         run_id=spec.run_id,
@@ -188,6 +189,7 @@ def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Pl
         timeout=internal["timeout"],
         grace=GRACE,
         installed=installed,
+        sbom=sbom,
         definition_json=canonical.encode(definition).decode(),
         builder_json=canonical.encode(
             provenance.builder(services.executor.id, services.executor.info())

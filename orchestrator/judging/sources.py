@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.judging.judgement import Made, Verdict
 from orchestrator.judging.record import Record, sha256_of
+from orchestrator.sizes import readable_size
 
 _SLACK = 5.0  # seconds around a run in which a number that looks like a time is one
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?|\b\d\d:\d\d:\d\d\b")
@@ -119,7 +120,16 @@ def _hardware(original: Record, again: Record) -> Iterator[str]:
 def _flat(record: Record) -> dict[str, Any]:
     found = dict(record.details["mirage_hardware"])
     cpu = found.pop("cpu", {})
+    found["gpus"] = ", ".join(map(_gpu, found.get("gpus") or ())) or None
     return {**found, **cpu}
+
+
+def _gpu(told: dict[str, Any]) -> str:
+    """What may change a GPU's numbers, in words: not which card of its kind it was."""
+    words = [f"{name} {told[name]}" for name in ("compute_capability", "ecc", "mig") if told.get(name)]
+    if told.get("memory"):
+        words.append(readable_size(told["memory"]))
+    return f"{told.get('model')} ({', '.join(words)})" if words else str(told.get("model"))
 
 
 def _settings(record: Record) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from orchestrator import canonical
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
+ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"  # dsse, envelope.md
 # Canonical JSON sorts its names: an envelope begins with `payload`, a Statement with `_type`.
 _BEGINNING = b'{"payload":'
 
