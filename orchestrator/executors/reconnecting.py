@@ -147,12 +147,12 @@ def remove(engine: Engine, container: str) -> None:
     An engine that is being stopped still answers on open connections, and may die in the middle of a removal that it
     called done; a removal that goes on elsewhere is answered by a conflict.
     """
-    begun, pause = time.monotonic(), 0.1
+    begun = away = time.monotonic()
+    pause = 0.1
     while True:
         trouble = EngineError(
             f"the engine still has the container {container[:12]}, which it was told to remove"
         )
-        patience = _REMOVAL
         try:
             engine.remove(container)
         except EngineError as error:
@@ -162,8 +162,9 @@ def remove(engine: Engine, container: str) -> None:
             if engine.inspect(container) is None:
                 return
         except EngineError as error:
-            trouble, patience = error, PATIENCE
-        if time.monotonic() - begun > patience:
+            trouble, away = error, time.monotonic()
+        now = time.monotonic()
+        if now - begun > PATIENCE or now - away > _REMOVAL:
             raise trouble
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
