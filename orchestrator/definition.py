@@ -78,9 +78,22 @@ def needs(prepared: Prepared, config: Digest) -> tuple[Digest, ...]:
     return (config, prepared.environment.installed, *image.diff_ids, *inputs)
 
 
-def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Executor, store: str) -> Plan:
-    """What whoever seals the run's record needs to know of it, this process or a later one."""
+def plan_of(
+    spec: RunSpec,
+    request: Request,
+    prepared: Prepared,
+    executor: Executor,
+    store: str,
+    *,
+    retry_of: tuple[str, Digest] | None = None,
+) -> Plan:
+    """What whoever seals the run's record needs to know of it, this process or a later one.
+
+    ``retry_of``: the run, with its record, that the engine or the machine ended, and that this one makes again.
+    """
     definition = cast("dict[str, Any]", _definition(request, prepared, executor.sandbox(spec)))
+    link: Json = None if retry_of is None else {"run": retry_of[0], "record": retry_of[1]}
+    definition["internalParameters"]["retryOf"] = link
     return Plan(
         run_id=spec.run_id,
         store=store,
@@ -93,7 +106,7 @@ def plan_of(spec: RunSpec, request: Request, prepared: Prepared, executor: Execu
         definition_json=encode(definition).decode(),
         builder_json=encode(provenance.builder(executor.id, executor.info())).decode(),
         summary_json=encode(
-            {**_summary(request, prepared), "fences": [*fences.changed(definition)]}
+            {**_summary(request, prepared), "retry_of": link, "fences": [*fences.changed(definition)]}
         ).decode(),
     )
 

@@ -6,7 +6,9 @@ Opens nothing itself: the command line hands in store, engine, executor and repo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from orchestrator import cancelling, canonical, definition, hints, life
@@ -25,6 +27,10 @@ from orchestrator.prepare import Request, Services, Stages, prepare
 from orchestrator.reference import RunId, new_run_id
 from orchestrator.store.sessions import hold, writing
 
+# Seconds before the next attempt, and before each further look for an engine that is away; and how long it is looked for.
+RETRY_PAUSE = 1.0
+RETRY_PATIENCE = 60.0
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -34,6 +40,8 @@ class Finished:
     sealed: Sealed
     seconds: tuple[tuple[str, float], ...]
     hints: tuple[str, ...] = ()
+    failure: MirageError | None = None  # what kept the workflow from starting
+    infrastructure: bool = False  # it was the engine's or the machine's fault
 
 
 def run(request: Request, services: Services, *, started: Callable[[RunId], None] | None = None) -> Finished:
@@ -54,10 +62,44 @@ def run(request: Request, services: Services, *, started: Callable[[RunId], None
             "interrupted before the run began: nothing was run, and there is no record",
             hint="run it again; what was built so far is kept",
         ) from error
-    spec = definition.spec_of(run_id, request, prepared)
-    plan = definition.plan_of(spec, request, prepared, services.executor, services.store.location)
-    services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")
-    return carry_out(run_id, spec, plan, services, stages, started=started)
+    left = request.config.settings.retry.infrastructure
+    before: Finished | None = None
+    while True:
+        spec = definition.spec_of(run_id, request, prepared)
+        retry_of = None if before is None else (before.plan.run_id, before.sealed.record)
+        plan = definition.plan_of(
+            spec, request, prepared, services.executor, services.store.location, retry_of=retry_of
+        )
+        services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")
+        finished = _attempted(run_id, spec, plan, services, stages, started=started)
+        if not finished.infrastructure or left == 0:
+            return _whole(finished)
+        if finished.failure is None:
+            started = None  # it was told of the first one that started
+        # Its record names all that the next one needs, so that nothing of it goes meanwhile.
+        left, before, run_id = left - 1, finished, new_run_id()
+        _before_the_next(finished, left, services)
+
+
+def _before_the_next(ended: Finished, left: int, services: Services) -> None:
+    """Say that a run is made again, and give the engine a moment. Raises Interrupted at Ctrl-C."""
+    services.reporter.warn(
+        f"{ended.plan.run_id} was ended by the engine or the machine ({ended.sealed.result.reason}), and is recorded; "
+        f"making it again ({left} more after this)"
+    )
+    until = time.monotonic() + RETRY_PATIENCE
+    try:
+        with as_ctrl_c():
+            while True:
+                time.sleep(RETRY_PAUSE)
+                with suppress(EngineError):
+                    return services.executor.ping()
+                if time.monotonic() > until:
+                    return None  # the attempt itself then says what is wrong
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "interrupted before the run was made again", hint=f"mirage show {ended.plan.run_id}"
+        ) from error
 
 
 def carry_out(
@@ -70,10 +112,29 @@ def carry_out(
     withhold: tuple[tuple[str, Digest], ...] | None = None,
     started: Callable[[RunId], None] | None = None,
 ) -> Finished:
-    """From a plan to a sealed record.
+    """From a plan to a sealed record; raises what kept the workflow from starting.
 
     ``withhold``: give out no versions, and answer the workflow with these ids, as the run did that is made again.
     """
+    return _whole(_attempted(run_id, spec, plan, services, stages, withhold=withhold, started=started))
+
+
+def _whole(finished: Finished) -> Finished:
+    if finished.failure is not None:
+        raise finished.failure
+    return finished
+
+
+def _attempted(
+    run_id: RunId,
+    spec: RunSpec,
+    plan: Plan,
+    services: Services,
+    stages: Stages,
+    *,
+    withhold: tuple[tuple[str, Digest], ...] | None = None,
+    started: Callable[[RunId], None] | None = None,
+) -> Finished:
     with Interrupts() as interrupts:
         journal = journals.begin(services.folders, run_id, plan.encode())
         try:
@@ -90,9 +151,10 @@ def carry_out(
             journal.release()
     if attempt.failure is not None:
         services.reporter.note(f"it could not start, and is recorded: mirage show {run_id}")
-        raise attempt.failure
+    # what else can keep it from starting (a full store, a wrong input) is not better the next time
+    infrastructure = end.infrastructure and isinstance(attempt.failure, EngineError | None)
     told = hints.of_sealed(attempt.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
-    return Finished(attempt.plan, sealed, stages.seconds(), told)
+    return Finished(attempt.plan, sealed, stages.seconds(), told, attempt.failure, infrastructure)
 
 
 class _Attempt:

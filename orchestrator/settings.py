@@ -93,6 +93,13 @@ class SignSettings:
 
 
 @dataclass(frozen=True)
+class RetrySettings:
+    """`retry:`; how often a run is made again that the engine or the machine ended, never one that failed by itself."""
+
+    infrastructure: int = _read_by(values.integer(0), 0)
+
+
+@dataclass(frozen=True)
 class ProjectSettings:
     """All of project.yaml, with the layers above it applied."""
 
@@ -108,6 +115,7 @@ class ProjectSettings:
     bank: tuple[str, ...] = _read_by(values.some_of("base", "layers", "wheels"), ("base", "layers"))
     dirty: str = _read_by(values.one_of("refuse", "snapshot"), "refuse")
     run: RunSettings = field(default_factory=RunSettings)
+    retry: RetrySettings = field(default_factory=RetrySettings)
     build: BuildSettings = field(default_factory=BuildSettings)
     sign: SignSettings = field(default_factory=SignSettings)
     tolerance: tuple[tuple[str, values.Slack], ...] = _read_by(values.tolerance, (), merge=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -63,11 +64,12 @@ def restarted(
     said: str,
     number: signal.Signals,
     away: float = 1.0,
+    config: str = "configs/a.yaml",
 ) -> tuple[dict[str, object], int, str]:
     """What `mirage-run --json` said of a run whose engine was restarted after it had said something."""
     before = set(project.run_ids()) if (project.folder / ".mirage" / "runs").exists() else set()
     process = project.start(
-        "--config", "configs/a.yaml", "--workflow", f"workflows.{workflow}", "--json", env=engine.env
+        "--config", config, "--workflow", f"workflows.{workflow}", "--json", env=engine.env
     )
 
     def spoke() -> bool:
@@ -80,7 +82,7 @@ def restarted(
     out, err, code = project.ended(process, 90)
     assert "Traceback" not in err
     counts.trials += 1
-    counts.unless(engine.api().containers(all=True) == [], "orphans", "a container was left")
+    counts.unless(engine.api().containers(all=True) == [], "orphans", f"a container was left ({code})\n{err}")
     counts.unless(
         project.asked("show", "latest")["run_id"] == json.loads(out)["run_id"], "lost", "its record"
     )
@@ -123,6 +125,30 @@ def test_stopped_with_its_containers(project: Project, second: SecondEngine, cou
     """The exit code looks like the workflow's own, and is not taken for it."""
     made, code, _ = restarted(project, counted(RESTARTS), second, "polite", "on", signal.SIGTERM)
     assert (code, made["status"], made["reason"]) == (130, "interrupted", "daemon_restart")
+
+
+def test_made_again_where_the_engine_ended_it(
+    project: Project, second: SecondEngine, counted: Counted
+) -> None:
+    """Each attempt has a record, the later names the one before; a failure of its own is not made again."""
+    before = set(project.run_ids())
+    project.write("configs/again.yaml", "mirage: {retry: {infrastructure: 2}}\n")
+    project.commit()
+    made, code, err = restarted(
+        project, counted(RESTARTS), second, "polite", "on", signal.SIGTERM, config="configs/again.yaml"
+    )
+    assert (code, made["status"], made["exit_code"]) == (1, "failed", 5), err
+    first, last = sorted(set(project.run_ids()) - before)
+    assert last == made["run_id"] and "making it again (1 more" in err
+    link = project.record(last)["predicate"]["buildDefinition"]["internalParameters"]["retryOf"]
+    assert made["retry_of"] == link and link["run"] == first
+    assert project.record(first)["predicate"]["runDetails"]["mirage_result"]["reason"] == "daemon_restart"
+    assert link["record"] == sha256_of(project, first)
+
+
+def sha256_of(project: Project, run_id: str) -> str:
+    path = project.store / "runs" / f"{run_id[:4]}-{run_id[4:6]}" / run_id / "record.json"
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def test_a_frozen_engine_is_told_and_waited_for(project: Project, second: SecondEngine) -> None:

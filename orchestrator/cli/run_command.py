@@ -164,6 +164,9 @@ def _tell(finished: Finished) -> None:
     changed = plan.summary()["fences"]
     if isinstance(changed, list) and changed:
         print(f"  fences {', '.join(map(str, changed))}")
+    again = plan.summary().get("retry_of")
+    if isinstance(again, dict):
+        print(f"  again  after {again['run']}, which the engine or the machine ended")
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
     for hint in finished.hints:

@@ -226,9 +226,9 @@ class LocalDocker:
         return found[0].id if found else None
 
     def cleanup(self, handle: str | None, run_id: str) -> None:
-        """Remove the container, then the outbox and the mount points."""
+        """Remove the container, also through a restart of the engine, then the outbox and the mount points."""
         if handle is not None:
-            self._engine.remove(handle)
+            reconnecting.remove(self._engine, handle)
         for name in ("out", "in"):
             with suppress(OSError):
                 removal.remove(self._runs / run_id / name)

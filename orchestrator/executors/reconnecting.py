@@ -25,6 +25,8 @@ _LONGEST_PAUSE = 2.0
 _SETTLING = 1.0
 # Seconds between an end and our hearing of it, within which the end is the engine's doing.
 _SLACK = 0.5
+# Seconds in which an engine that answers must have removed a container.
+_REMOVAL = 20.0
 # Bytes from which on the engine's log files may have been rotated (docker_json.py: four of 64 MiB, as JSON).
 _ROTATES = 96 << 20
 # Bytes of a line after which an engine logs what it has of it (moby, daemon/logger/copier.go).
@@ -161,6 +163,35 @@ def look_again(engine: Engine, container: str) -> ContainerState | None:
         except EngineError:
             if time.monotonic() > deadline:
                 raise
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def remove(engine: Engine, container: str) -> None:
+    """Remove it, until an engine that takes new connections says that it is gone. Raises EngineError in the end.
+
+    An engine that is being stopped still answers on open connections, and may die in the middle of a removal that it
+    called done; a removal that goes on elsewhere is answered by a conflict.
+    """
+    begun = away = time.monotonic()
+    pause = 0.1
+    while True:
+        trouble = EngineError(
+            f"the engine still has the container {container[:12]}, which it was told to remove"
+        )
+        try:
+            engine.remove(container)
+        except EngineError as error:
+            trouble = error
+        try:
+            engine.ping()
+            if engine.inspect(container) is None:
+                return
+        except EngineError as error:
+            trouble, away = error, time.monotonic()
+        now = time.monotonic()
+        if now - begun > PATIENCE or now - away > _REMOVAL:
+            raise trouble
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 

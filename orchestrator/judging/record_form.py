@@ -88,8 +88,10 @@ _INTERNAL = fields(
         "seed": WHOLE,
         "timeout": optional(number()),
         "reproduces": optional(fields({"run": RUN_ID, "record": DIGEST})),
+        "retryOf": optional(fields({"run": RUN_ID, "record": DIGEST})),
         "sandbox": _SANDBOX,
-    }
+    },
+    absent=("retryOf",),  # of records from before runs were made again
 )
 
 

@@ -173,6 +173,7 @@ def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Pl
     definition = cast("dict[str, Any]", canonical.decode(canonical.encode(cast("Json", record.definition))))
     internal = definition["internalParameters"]
     internal["reproduces"] = {"run": record.run_id, "record": record.digest}
+    internal["retryOf"] = None
     internal["sandbox"] = provenance.sandbox_json(services.executor.sandbox(spec))
     dependencies = {item["name"]: item for item in definition["resolvedDependencies"]}
     dependencies["image"]["annotations"]["engineId"] = found.engine_id
