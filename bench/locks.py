@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bench import _projects
 from scripts import engines
@@ -36,7 +37,7 @@ _POETRY = ("poetry.lock", "pyproject.toml")
 _UV = str(_projects.BIN / "uv")
 # PyTorch's CPU wheels are not on PyPI: the file of one, which is served on the loopback as their index would
 _TORCH = tuple(filter(None, (os.environ.get("BENCH_TORCH_WHEEL", ""),)))
-_FLOOR = 4  # which of the projects is built by uv and by docker too
+_FLOOR = "numpy pandas scikit-learn"  # is built by uv and by docker too
 Env = dict[str, str]
 
 
@@ -107,17 +108,32 @@ def main() -> None:
             env = {"UV_INDEX": private.url.replace("//", f"//{LOGIN}@"), "PIP_FIND_LINKS": ""}
             text = f"private==1.0 --hash={private.hash('private')}\nsix==1.17.0 --hash=sha256:"
             text += "4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274\n"
-            cases = _cases(text, torch.url if _TORCH else "")
+            cases = _chosen(
+                "LOCKS", {each.name: each for each in _cases(text, torch.url if _TORCH else "")}
+            ).values()
             made = [_made(top / "projects" / str(number), case) for number, case in enumerate(cases)]
             with contextlib.ExitStack() as stack:
-                hosts = {name: stack.enter_context(opened()) for name, opened in _ENGINES.items()}
+                hosts = {
+                    name: stack.enter_context(opened())
+                    for name, opened in _chosen("ENGINES", _ENGINES).items()
+                }
                 print("  engines: " + ", ".join(f"{name} {_version(host)}" for name, host in hosts.items()))
                 print(f"  load of this machine: {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
                 head = f"{'cold':>6} {'warm':>6} {'cached':>7}  verified"
                 print(f"  {'lock':<32} {'engine':<11} {'digest':<13} {head}", flush=True)
                 for name, project in made:
                     _on_all(name, project, top, hosts, env)
-        _floors(made[_FLOOR][1], top)
+        for project in (each for name, each in made if name == _FLOOR):
+            _floors(project, top)
+
+
+_Named = TypeVar("_Named")
+
+
+def _chosen(what: str, known: dict[str, _Named]) -> dict[str, _Named]:
+    """Those whose names begin with a word of $BENCH_LOCKS or $BENCH_ENGINES (words parted by commas), or all."""
+    words = tuple(filter(None, os.environ.get(f"BENCH_{what}", "").split(",")))
+    return {name: each for name, each in known.items() if not words or name.startswith(words)}
 
 
 def _on_all(name: str, project: Path, top: Path, hosts: dict[str, str], env: Env) -> None:
@@ -164,7 +180,8 @@ def _made(folder: Path, case: Case) -> tuple[str, Path]:
         (folder / name).write_text(text)
     for command in case.commands:
         clean = {n: v for n, v in os.environ.items() if n not in ("PIP_FIND_LINKS", "VIRTUAL_ENV")}
-        clean["PIPENV_VENV_IN_PROJECT"] = "1"
+        # pipenv counts the indexes of pip.conf into its hash where a Pipfile names none
+        clean |= {"PIPENV_VENV_IN_PROJECT": "1", "PIP_CONFIG_FILE": os.devnull}
         subprocess.run(
             command, cwd=folder, env=clean, check=True, stdin=subprocess.DEVNULL, capture_output=True
         )
@@ -292,5 +309,5 @@ def _floors(project: Path, top: Path) -> None:
     ]
     done = subprocess.run(command, env={**os.environ, "DOCKER_BUILDKIT": "0"}, capture_output=True, text=True)
     told = f"{time.perf_counter() - started:.1f} s" if done.returncode == 0 else done.stderr.strip()[-300:]
-    print(f"  docker build with pip (classic builder, no cache): {told}")
+    print(f"  docker build with pip (classic builder, no cache): {told}", flush=True)
     subprocess.run(["docker", "image", "rm", "-f", "mirage-bench-pip"], capture_output=True)
