@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from orchestrator.digest import Digest
 from orchestrator.engine_values import ContainerSpec
@@ -213,7 +213,7 @@ class Index:
                 if index.login and self.headers.get("Authorization") != login:
                     self._answer(401, b"", ("WWW-Authenticate", "Basic"))
                     return
-                name = self.path.strip("/").rpartition("/")[2]
+                name = unquote(self.path.strip("/").rpartition("/")[2])
                 if name in index.files and self.command == "HEAD":
                     self._answer(200, index.files[name], ("Content-Type", "application/octet-stream"))
                     return

@@ -117,11 +117,11 @@ def test_what_uv_export_writes_names_the_project_itself_which_is_left_out_with_a
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("-e git+https://example.com/x.git@abc#egg=x", "not supported in a lock", "--exclude-editable"),
+        ("-e git+https://example.com/x.git@abc#egg=x", "the revision 'abc', which may move", "40 digits"),
         ("-e ./libs/other", "not supported in a lock", "released version"),
         ("git+https://example.com/x.git@abc", "not a requirement", "name==version"),
         ("six @ file:///home/conda/six_1/work", "six comes from a path", "pip list --format=freeze"),
-        ("six @ git+https://example.com/six@abc", "six comes from version control", "six==VERSION"),
+        ("six @ git+https://example.com/six@abc", "six comes from git at the revision", "40 digits"),
         ("-r other.txt", "env/other.txt is not in the commit", "part of the commit"),
         ("-cconstraints.txt", "env/constraints.txt is not in the commit", "part of the commit"),
         ("--index-url file:///srv/simple", "not an address of the network", "handed to the build"),
@@ -400,8 +400,8 @@ def test_what_pip_freeze_writes_of_the_project_itself_is_left_out() -> None:
     lock = read_all(requirements_txt=line + "six==1.0\n", pyproject_toml='[project]\nname = "Demo.Project"\n')
     assert versions(lock) == ["six==1.0"]
     assert "left out" in lock.notes[0]
-    with pytest.raises(LockError, match="not supported"):
-        read_all(requirements_txt=line, pyproject_toml='[project]\nname = "other"\n')
+    lock = read_all(requirements_txt=line, pyproject_toml='[project]\nname = "other"\n')
+    assert [(each.name, each.build) for each in lock.packages] == [("demo-project", True)]
 
 
 def test_markers_are_answered_for_the_platform_before_anything_is_built() -> None:

@@ -342,6 +342,7 @@ def test_what_an_image_cannot_be_made_of_again_is_refused_where_it_is_needed_and
         files["pylock.toml"]
         .decode()
         .replace('name = "remote"\nmarker = "sys_platform == \'win32\'"', 'name = "remote"')
+        .replace('type = "git"', 'type = "hg"')
     )
     with pytest.raises(LockError, match=r"pylock\.toml:47: remote comes from version control"):
         chosen({**files, "pylock.toml": text.encode()}, "pylock.toml")

@@ -19,8 +19,8 @@ from typing import Protocol
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
-from orchestrator.errors import ImageError, LockError
-from orchestrator.image import installer
+from orchestrator.errors import ImageError, LockError, at_line
+from orchestrator.image import installer, vcs_source
 from orchestrator.image.base import Base
 from orchestrator.image.library import Library
 from orchestrator.locks import requirement
@@ -92,7 +92,7 @@ def build(
             _, version = requirement.name_and_version(lock.path, wheel.file)
             files = (File(wheel.file, (str(wheel.digest),)),)
             package = replace(
-                package, version=version, hashes=(str(wheel.digest),), url="", index=None, files=files
+                package, version=version, hashes=(str(wheel.digest),), url="", index=None, files=files, vcs=""
             )
         packages.append(package)
     compiled = [package for package in packages if package.name in made and made[package.name].compiled]
@@ -166,7 +166,7 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
             "schema": "mirage-wheel-key/1",
             "name": package.name,
             "version": package.version,
-            "source": list(package.hashes),
+            "source": list(_source(package)),
             "base": base.digest,
             "platform": str(base.platform),
             "installer": f"uv {installed_version('uv')}",
@@ -183,7 +183,10 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
         if known is not None:
             return known
         shop.reporter.stage(
-            "environment", f"building {package.name} {package.version} from its source distribution"
+            "environment",
+            f"building {package.name} {package.version} from its source distribution"
+            if not package.vcs
+            else f"building {package.name} from {package.vcs}",
         )
         with shop.container(image_id, key, cache=False) as container:
             file, data = _built(shop, container, lock, package, base)
@@ -198,31 +201,29 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
             shop.reporter.warn(
                 f"drift: {file} was built before with other bytes; the first is used where it is"
             )
-        return Wheel(package.name, file, digest, package.hashes)
+        return Wheel(package.name, file, digest, _source(package))
+
+
+def _source(package: Pinned) -> tuple[str, ...]:
+    """What a wheel is built from: a source distribution by its hashes, or a commit."""
+    return (package.vcs,) if package.vcs else package.hashes
 
 
 def _known(library: Library, key: Digest, package: Pinned) -> Wheel | None:
     found = library.find("wheel", key)
     if found is None or not library.has(parse_digest(found["digest"])):
         return None
-    return Wheel(package.name, str(found["file"]), parse_digest(found["digest"]), package.hashes)
+    return Wheel(package.name, str(found["file"]), parse_digest(found["digest"]), _source(package))
 
 
 def _built(shop: Workshop, container: str, lock: Lock, package: Pinned, base: Base) -> tuple[str, bytes]:
-    one = "/build/source.txt"
-    line = replace(package, extras=()).requirement()
-    shop.engine.put(container, "/", ((one[1:], f"{line}\n".encode(), 0o644),))
-    env = tuple(sorted({**dict(installer.also_from(shop.env(), package.index)), **dict(_STEADY)}.items()))
+    told = {**dict(installer.also_from(shop.env(), package.index)), **dict(_STEADY)}
+    told |= dict(vcs_source.versions(package)) if package.vcs else {}
+    env = tuple(sorted(told.items()))
     shop.uv(container, lock, base, ("venv", "-q", "--python", base.python.executable, _VENV), env)
-    words: tuple[str, ...] = (
-        "pip",
-        "install",
-        "--python",
-        f"{_VENV}/bin/python",
-        "--no-deps",
-        "--require-hashes",
-    )
-    words += ("--no-binary", package.name, "--cache-dir", _CACHE, "-r", one)
+    words: tuple[str, ...] = ("pip", "install", "--python", f"{_VENV}/bin/python", "--no-deps")
+    words += ("--no-binary", package.name, "--cache-dir", _CACHE)
+    words += _what(shop, container, lock, package, base)
     try:
         shop.uv(container, lock, base, words, env)
     except installer.NotInstallable as error:
@@ -240,6 +241,19 @@ def _built(shop: Workshop, container: str, lock: Lock, package: Pinned, base: Ba
     data = b"".join(shop.engine.get(container, f"/build/{files[0]}"))
     _check_no_secret(shop, package, data)
     return files[0], data
+
+
+def _what(shop: Workshop, container: str, lock: Lock, package: Pinned, base: Base) -> tuple[str, ...]:
+    """What is built, put into the builder, as the installer's words for it."""
+    if package.vcs:
+        data = vcs_source.archive(at_line(lock.path, package.line or None), package)
+        shop.engine.put(container, "/", ((vcs_source.ARCHIVE, data, 0o644),))
+        shop.command(container, (base.python.executable, "-I", "-c", vcs_source.UNPACK), _STEADY)
+        return (vcs_source.FOLDER,)
+    one = "/build/source.txt"
+    line = replace(package, extras=()).requirement()
+    shop.engine.put(container, "/", ((one[1:], f"{line}\n".encode(), 0o644),))
+    return ("--require-hashes", "-r", one)
 
 
 def _check_no_secret(shop: Workshop, package: Pinned, data: bytes) -> None:

@@ -63,9 +63,9 @@ class Pinned:
 
     ``files`` is empty where the lock does not list them; ``url`` is where the one file is, for a package that comes
     from no index; ``index`` is the only index that it may come from; ``build`` says that there is no wheel to use,
-    and that the hashes are those of a source distribution. ``requires`` and ``extra_names`` are for locks that say
-    who needs whom (Lock.roots). ``problem`` is why it cannot be
-    installed, told if it is chosen.
+    and that the hashes are those of a source distribution. ``vcs`` is the repository and commit that it is built from
+    in the place of one (vcs.py); its version may be unknown (empty) until then. ``requires`` and ``extra_names`` are
+    for locks that say who needs whom (Lock.roots). ``problem`` is why it cannot be installed, told if it is chosen.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Pinned:
     files: tuple[File, ...] = ()
     requires_python: str = ""
     build: bool = False
+    vcs: str = ""
     problem: str = ""
     requires: tuple[Edge, ...] = ()
     extra_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -93,13 +94,14 @@ class Pinned:
 
         Raises LockError where a part of it would not stay within its line.
         """
-        for part in (self.name, self.version, self.url, *self.extras, *self.hashes):
+        for part in (self.name, self.version, self.url, self.vcs, *self.extras, *self.hashes):
             if not part.isprintable() or " " in part:
                 raise LockError(
                     f"the lock has something for {self.name} that cannot be installed: {part[:80]!r}"
                 )
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
-        which = f" @ {self.url}" if self.url else f"=={self.version}"
+        at = self.url or self.vcs
+        which = f" @ {at}" if at else f"=={self.version}"
         marker = f" ; {self.marker}" if self.marker else ""
         return f"{self.name}{extras}{which}{marker}" + "".join(f" --hash={h}" for h in self.hashes)
 
@@ -118,6 +120,8 @@ class Pinned:
             found["index"] = self.index.url
         if self.build:
             found["build"] = True
+        if self.vcs:
+            found["vcs"] = self.vcs
         return found
 
 
@@ -152,7 +156,7 @@ class Lock:
     @property
     def hashed(self) -> bool:
         """Whether every package names the files that may be installed."""
-        return all(package.hashes for package in self.packages)
+        return all(package.hashes or package.vcs for package in self.packages)
 
     @property
     def has_groups(self) -> bool:

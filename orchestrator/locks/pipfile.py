@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError, at_line, did_you_mean
-from orchestrator.locks import requirement
+from orchestrator.locks import requirement, vcs
 from orchestrator.locks.pinned import MAIN, Index, Lock, Pinned, either, index_of, normal_name
 from orchestrator.locks.source import LockSource, Table, location
 
@@ -127,10 +127,13 @@ def _package(
     hashes = tuple(sorted(str(value) for value in entry.get("hashes", [])))
     markers = [str(entry["markers"])] if entry.get("markers") else []
     pinned: Pinned | None = None
-    problem, version = "", str(entry.get("version", ""))
+    problem, commit, version = "", "", str(entry.get("version", ""))
     kind = next((key for key in ("git", "hg", "svn", "bzr", "path") if key in entry), None)
     file = str(entry.get("file", ""))
-    if kind is not None:
+    if kind == "git":
+        ref, folder = str(entry.get("ref", "")), str(entry.get("subdirectory", ""))
+        commit, problem = vcs.told(where, name, str(entry["git"]), ref, folder)
+    elif kind is not None:
         problem = f"{where}: {name} comes from {'a path' if kind == 'path' else kind}"
     elif file.startswith(("http://", "https://")):
         pinned = requirement.pinned(where, f"{normal_name(name)} @ {file}", hashes, line)
@@ -142,7 +145,12 @@ def _package(
         if pinned is None:
             problem = f"{where}: {name} is not pinned to one version: {version or 'any'!r}"
     if pinned is None:
-        pinned = Pinned(normal_name(name), version, (), None, hashes, line, problem=problem)
+        pinned = Pinned(
+            *(normal_name(name), version, (), None, () if commit else hashes, line),
+            build=bool(commit),
+            vcs=commit,
+            problem=problem,
+        )
     named = entry.get("index")
     if named is not None and named not in indexes:
         raise LockError(
@@ -153,7 +161,7 @@ def _package(
         pinned,
         extras=tuple(sorted(normal_name(extra) for extra in entry.get("extras", []))),
         marker=markers[0] if markers else None,
-        index=None if pinned.url else indexes[named] if named is not None else default,
+        index=None if pinned.url or pinned.vcs else indexes[named] if named is not None else default,
     )
 
 

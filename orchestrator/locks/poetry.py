@@ -15,7 +15,7 @@ from hashlib import sha256
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError, at_line, did_you_mean
-from orchestrator.locks import poetry_versions
+from orchestrator.locks import poetry_versions, vcs
 from orchestrator.locks.pinned import (
     EXTRA,
     MAIN,
@@ -140,16 +140,20 @@ def _package(source: LockSource, entry: Table, line: int, metadata: Table) -> Pi
         beside = {normal_name(each): files for each, files in metadata.get("files", {}).items()}
         offered = beside.get(name, [])
     files = tuple(File(str(each["file"]), (str(each["hash"]),)) for each in offered)
-    origin, index, url, problem = entry.get("source", {}), None, "", ""
+    origin, index, url, problem, commit = entry.get("source", {}), None, "", "", ""
     kind = origin.get("type")
     if kind == "legacy":
         index = index_of(str(origin["url"]), str(origin.get("reference", "")))
     elif kind == "url":
         url = without_login(str(origin["url"]))
         files = tuple(File(file.name, file.hashes, url) for file in files)
+    elif kind == "git":
+        revision, folder = str(origin.get("resolved_reference", "")), str(origin.get("subdirectory", ""))
+        commit, problem = vcs.told(where, name, str(origin["url"]), revision, folder)
+        files = ()
     elif kind is not None:
         problem = f"{where}: {name} comes from {'a path' if kind in ('directory', 'file') else kind}"
-    if not problem and not files:
+    if not problem and not files and not commit:
         problem = f"{where}: {name} has no files and hashes in the lock"
     hashes = tuple(sorted({value for file in files for value in file.hashes}))
     pythons = poetry_versions.pythons(str(entry.get("python-versions", "*")))
@@ -164,6 +168,8 @@ def _package(source: LockSource, entry: Table, line: int, metadata: Table) -> Pi
         index=index,
         files=files,
         requires_python=pythons,
+        build=bool(commit),
+        vcs=commit,
         problem=problem,
     )
 

@@ -9,7 +9,7 @@ from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock, Pylock
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError, at_line, did_you_mean
-from orchestrator.locks import requirement
+from orchestrator.locks import requirement, vcs
 from orchestrator.locks.pinned import EXTRA, File, Lock, Pinned, index_of, own_groups, place_of, without_login
 from orchestrator.locks.source import LockSource, Table, lines_of
 
@@ -78,10 +78,16 @@ def _check(path: str, wanted: tuple[str, ...], known: object, what: str) -> None
 
 def _pinned(where: str, line: int, package: Package, index_names: Mapping[str, str]) -> Pinned:
     """A package; what cannot be installed from the commit and an index alone is its problem, told if it is chosen."""
-    problem, url, version = "", "", str(package.version or "")
+    problem, url, commit, version = "", "", "", str(package.version or "")
     files: tuple[File, ...] = ()
     if package.vcs is not None:
-        problem = f"{where}: {package.name} comes from version control"
+        told = package.vcs
+        if told.type != "git" or told.url is None:
+            problem = (
+                f"{where}: {package.name} comes from version control ({told.type}, {told.path or told.url})"
+            )
+        else:
+            commit, problem = vcs.told(where, package.name, told.url, told.commit_id, told.subdirectory or "")
     elif package.directory is not None:
         problem = f"{where}: {package.name} comes from the folder {package.directory.path}"
     elif package.archive is not None:
@@ -116,6 +122,8 @@ def _pinned(where: str, line: int, package: Package, index_names: Mapping[str, s
         else index_of(package.index, index_names.get(package.index.rstrip("/"), "")),
         files=files,
         requires_python=str(package.requires_python or ""),
+        build=bool(commit),
+        vcs=commit,
         problem=problem,
     )
 

@@ -21,16 +21,21 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from orchestrator.errors import LockError
+from orchestrator.locks import vcs
 from orchestrator.locks.pinned import File, Pinned, holds_login, shown, without_login
 
 _FRAGMENT_HASH = re.compile(r"(?:^|&)(sha(?:256|384|512))=([0-9a-f]+)")
 _BARE_URL = re.compile(r"https?://\S+")
+# pip's older form of a repository: its name and its extras behind it
+_EGG = re.compile(r"([a-z]+\+\S+?[#&]egg=([A-Za-z0-9._-]+(\[[^\]]*\])?)(?:&\S*)?)( ;.*)?")
 
 
 def pinned(where: str, body: str, hashes: tuple[str, ...], line: int) -> Pinned | None:
     """What a line pins; None where it allows more than one version. Raises LockError that names ``where``."""
     if _BARE_URL.match(body):
         body = _named(where, body)
+    elif (egg := _EGG.fullmatch(body)) is not None:
+        body = f"{egg[2]} @ {egg[1]}" + (egg[4] or "")
     try:
         requirement = Requirement(body)
     except InvalidRequirement as error:
@@ -42,11 +47,31 @@ def pinned(where: str, body: str, hashes: tuple[str, ...], line: int) -> Pinned 
     name = canonicalize_name(requirement.name)
     extras = tuple(sorted({canonicalize_name(extra) for extra in requirement.extras}))
     marker = None if requirement.marker is None else str(requirement.marker)
+    if requirement.url is not None and "+" in urlsplit(requirement.url).scheme:
+        return _at_commit(where, name, requirement.url, extras, marker, hashes, line)
     if requirement.url is not None:
         url, file, version = at_url(where, name, requirement.url, hashes)
         return Pinned(name, version, extras, marker, file.hashes, line, url=url, files=(file,))
     exact = _exact(where, requirement)
     return None if exact is None else Pinned(name, exact, extras, marker, hashes, line)
+
+
+def _at_commit(
+    where: str,
+    name: str,
+    url: str,
+    extras: tuple[str, ...],
+    marker: str | None,
+    hashes: tuple[str, ...],
+    line: int,
+) -> Pinned:
+    """A package of a repository at a full commit; its extras are separate lines of a lock."""
+    if hashes:
+        raise LockError(
+            f"{where}: {name} comes from a commit, which has no hash of a file", hint="take --hash out of it"
+        )
+    place = vcs.read(where, name, url)
+    return Pinned(name, "", extras, marker, (), line, build=True, vcs=place.spelled())
 
 
 def at_url(where: str, name: str, url: str, hashes: tuple[str, ...]) -> tuple[str, File, str]:
@@ -56,9 +81,8 @@ def at_url(where: str, name: str, url: str, hashes: tuple[str, ...]) -> tuple[st
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
-        kind = "version control" if "+" in parts.scheme else "a path"
         raise LockError(
-            f"{where}: {name} comes from {kind}, which is not supported in a lock",
+            f"{where}: {name} comes from a path, which is not supported in a lock",
             hint=f"pin a released version ({name}==VERSION), or the URL of a wheel with its hash; "
             "`pip list --format=freeze` writes versions where `pip freeze` writes paths",
         )

@@ -70,6 +70,11 @@ def read(source: LockSource) -> Lock:
             "or write down what is installed with `pip freeze`; then commit it. Or have it resolved once: "
             "`environment: {unpinned: resolve}`",
         )
+    if loose and (commits := [package.name for package in found.packages if package.vcs]):
+        raise LockError(
+            f"{source.path}: {', '.join(commits)} comes from a commit, and other lines are to be resolved",
+            hint="pin those lines: what a commit needs is not known before it is built",
+        )
     bare = [package for package in found.packages if not package.hashes]
     if found.hashes_required and bare:
         raise LockError(
@@ -134,6 +139,11 @@ def _option(found: _Reading, path: str, where: str, line: str, constraint: bool)
         _file(found, target, content, constraint=constraint or word == "--constraint")
     elif word == "--editable" and (_THE_PROJECT.fullmatch(value) or _is_project(found.source, value)):
         found.notes.append(f"{where}: the project itself is left out: its code is in the image")
+    elif word == "--editable" and _EGG.search(value) and not constraint:
+        # the code of a commit does not change: editable means nothing there
+        pinned = _pinned(path, where, int(where.rpartition(":")[2]), value)
+        assert pinned is not None
+        found.packages.append(pinned)
     elif word == "--index-url":
         found.index = location(where, value)
     elif word == "--extra-index-url":
@@ -176,7 +186,7 @@ def _settle_constraints(found: _Reading) -> list[tuple[str, str]]:
 
     for where, name, versions in found.constraints:
         for package in found.packages:
-            if package.name == name and not requirement.within(package.version, versions):
+            if package.name == name and not package.vcs and not requirement.within(package.version, versions):
                 raise LockError(
                     f"{where}: {name}{versions} does not allow {package.version}, which is pinned",
                     hint="change one of the two",
@@ -262,12 +272,14 @@ def _merged(path: str, packages: list[Pinned]) -> tuple[Pinned, ...]:
     found: dict[tuple[str, str | None], Pinned] = {}
     for package in packages:
         earlier = found.setdefault((package.name, package.marker), package)
-        if (earlier.version != package.version and not _same(earlier.version, package.version)) or (
-            earlier.url != package.url
+        if (
+            earlier.vcs != package.vcs
+            or earlier.url != package.url
+            or (earlier.version != package.version and not _same(earlier.version, package.version))
         ):
             raise LockError(
                 f"{at_line(path, package.line)}: {package.name} is pinned twice: "
-                f"{earlier.version} (line {earlier.line}) and {package.version}",
+                f"{earlier.version or earlier.vcs} (line {earlier.line}) and {package.version or package.vcs}",
                 hint="keep one of the two lines",
             )
         found[package.name, package.marker] = replace(

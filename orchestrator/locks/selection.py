@@ -90,7 +90,9 @@ def _each_once(lock: Lock, found: Iterable[Pinned]) -> list[Pinned]:
         if earlier is None:
             by_name[package.name] = package
             continue
-        if (earlier.version, earlier.url, earlier.index) != (package.version, package.url, package.index):
+        if (earlier.version, earlier.url, earlier.index, earlier.vcs) != (
+            *(package.version, package.url, package.index, package.vcs),
+        ):
             places = " and ".join(
                 f"{each.version} (line {each.line})" if each.line else each.version
                 for each in (earlier, package)
