@@ -85,6 +85,12 @@ def _engine(place: Workplace) -> Engine | None:
 @click.option(
     "--ignore", multiple=True, metavar="REGEX", help="Leave out what matches in text, and JSON paths."
 )
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(("network", "gpus", "runtime", "pids")),
+    help="Let the record have this beyond what project.yaml allows here.",
+)
 @_JSON
 def reproduce(
     run_id: str,
@@ -93,6 +99,7 @@ def reproduce(
     rtol: float | None,
     atol: float | None,
     ignore: tuple[str, ...],
+    allow: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Make a run again from its record and the store, and judge it output by output.
@@ -106,7 +113,7 @@ def reproduce(
     tolerance = reproducing.tolerances_of(rtol, atol, ignore)
     place = Workplace.here()
     outcome = reproducing.reproduce(
-        place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat
+        place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat, allow=allow
     )
     if as_json:
         print_json(outcome.to_json())

@@ -10,7 +10,7 @@ from orchestrator.catalog import marks
 from orchestrator.compare.difference import ALIKE
 from orchestrator.compare.tolerances import Tolerances, recorded
 from orchestrator.errors import CannotVerify, ConfigError
-from orchestrator.judging import judgement, sources, verdicts
+from orchestrator.judging import allowance, judgement, sources, verdicts
 from orchestrator.judging import reproduce as reproduction
 from orchestrator.judging.record import Record, wanted_image
 from orchestrator.judging.verdicts import Judgement
@@ -71,10 +71,18 @@ def tolerances_of(rtol: float | None, atol: float | None, ignore: tuple[str, ...
     return Tolerances((), rtol, atol, ignore)
 
 
-def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: bool, repeat: int) -> Outcome:
+def reproduce(
+    place: Workplace,
+    row: Row,
+    tolerance: Tolerances,
+    *,
+    rebuild: bool,
+    repeat: int,
+    allow: tuple[str, ...] = (),
+) -> Outcome:
     """Make a run again ``repeat`` times and judge it, within the recorded tolerances and those of the command line.
 
-    Raises CannotVerify where it cannot be made.
+    Raises CannotVerify where it cannot be made, or asks for weaker fences than this project and ``allow`` give.
     """
     services = place.services()
     services.notary.ready()
@@ -86,6 +94,7 @@ def reproduce(place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: boo
             hint=f"`mirage verify {record.run_id}`; restore it from another copy of the store",
         )
     first = reproduction.original(services, record)
+    allowance.require(record, place.project.settings.run, allow)
     tolerance = replace(tolerance, committed=recorded(record.external))
     found = reproduction.find_image(services, record, anew=rebuild)
     wanted = wanted_image(record)
