@@ -416,9 +416,15 @@ def test_an_input_that_nobody_declared_and_that_changed_is_suspected(project: Pr
             "--workflow", "workflows.unsteady", "--network", "host",
             "--set", "+mirage.run.env.WHAT=network", "--set", f"+mirage.run.env.ADDRESS={address}",
         )  # fmt: skip
-        assert again(project, made["run_id"])["verdict"] == "IDENTICAL"
+        runs = project.run_ids()
+        err = project.refused("reproduce", made["run_id"], program="mirage", code=10)
+        assert "network=host" in err and "--allow network" in err
+        project.refused("reproduce", made["run_id"], "--allow", "gpus", program="mirage", code=10)
+        assert project.run_ids() == runs  # a record alone opens no network
+        allowed = ("--allow", "network")
+        assert again(project, made["run_id"], *allowed)["verdict"] == "IDENTICAL"
         answers.append(b"now\n")
-        found = again(project, made["run_id"], "--repeat", "2", code=9)
+        found = again(project, made["run_id"], *allowed, "--repeat", "2", code=9)
         server.shutdown()
     assert found["first_difference"] == made["outputs"][1]["id"] and not found["outputs"][1]["varies"]
     told = " ".join(found["sources"])

@@ -86,7 +86,10 @@ def _engine(place: Workplace) -> Engine | None:
     "--ignore", multiple=True, metavar="REGEX", help="Leave out what matches in text, and JSON paths."
 )
 @click.option(
-    "--network", type=click.Choice(["host"]), help="Allow the host's own network, where the run had it."
+    "--allow",
+    multiple=True,
+    type=click.Choice(("network", "gpus", "runtime", "pids")),
+    help="Let the record have this beyond what project.yaml allows here.",
 )
 @_JSON
 def reproduce(
@@ -96,7 +99,7 @@ def reproduce(
     rtol: float | None,
     atol: float | None,
     ignore: tuple[str, ...],
-    network: str | None,
+    allow: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Make a run again from its record and the store, and judge it output by output.
@@ -110,7 +113,7 @@ def reproduce(
     tolerance = reproducing.tolerances_of(rtol, atol, ignore)
     place = Workplace.here()
     outcome = reproducing.reproduce(
-        place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat, network=network
+        place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat, allow=allow
     )
     if as_json:
         print_json(outcome.to_json())

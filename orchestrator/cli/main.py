@@ -74,6 +74,7 @@ def mirage() -> None:
 
 def _call(command: click.Command, name: str) -> int:
     """Run a command to its exit code; every failure becomes a message on stderr."""
+    os.umask(os.umask(0o077) | 0o002)  # whoever else is on this machine writes no store, journal or outbox
     guard_stdout()
     try:
         code = command.main(prog_name=name, standalone_mode=False)

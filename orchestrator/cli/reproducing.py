@@ -10,7 +10,7 @@ from orchestrator.catalog import marks
 from orchestrator.compare.difference import ALIKE
 from orchestrator.compare.tolerances import Tolerances, recorded
 from orchestrator.errors import CannotVerify, ConfigError
-from orchestrator.judging import judgement, sources, verdicts
+from orchestrator.judging import allowance, judgement, sources, verdicts
 from orchestrator.judging import reproduce as reproduction
 from orchestrator.judging.record import Record, wanted_image
 from orchestrator.judging.verdicts import Judgement
@@ -75,12 +75,17 @@ def tolerances_of(rtol: float | None, atol: float | None, ignore: tuple[str, ...
 
 
 def reproduce(
-    place: Workplace, row: Row, tolerance: Tolerances, *, rebuild: bool, repeat: int, network: str | None
+    place: Workplace,
+    row: Row,
+    tolerance: Tolerances,
+    *,
+    rebuild: bool,
+    repeat: int,
+    allow: tuple[str, ...] = (),
 ) -> Outcome:
     """Make a run again ``repeat`` times and judge it, within the recorded tolerances and those of the command line.
 
-    ``network`` is what the caller allows: the host's own is never given because a record says so. Raises CannotVerify
-    where it cannot be made.
+    Raises CannotVerify where it cannot be made, or asks for weaker fences than this project and ``allow`` give.
     """
     services = place.services()
     services.notary.ready()
@@ -92,12 +97,7 @@ def reproduce(
             hint=f"`mirage verify {record.run_id}`; restore it from another copy of the store",
         )
     first = reproduction.original(services, record)
-    asked = record.external["network"]
-    if asked == "host" and network != "host":
-        raise ConfigError(
-            f"the record of {record.run_id} asks for the host's own network",
-            hint="it reaches every service of this machine: if you trust that run, add --network host",
-        )
+    allowance.require(record, place.project.settings.run, allow)
     services = replace(services, secrets=_secrets(place, record))
     tolerance = replace(tolerance, committed=recorded(record.external))
     with writing(services.store) as store:
