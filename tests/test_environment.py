@@ -574,6 +574,15 @@ def test_another_digest_under_the_same_key_is_told_as_drift_and_both_are_kept(pl
     assert [entry["digest"] for entry in place.ledger("env", made.key)] == [other, made.layer.digest]
 
 
+def test_what_somebody_wrote_into_the_store_by_hand_is_told(place: Library) -> None:
+    made = provide(b"", place, Notes())
+    forged: dict[str, Json] = {"digest": of_bytes(b"other"), "size": "many", "created": "0"}
+    place.keep("env", made.key, made.key_manifest, forged)
+    with pytest.raises(ImageError, match="is damaged") as caught:
+        provide(b"", place, Notes())
+    assert "--no-cache" in str(caught.value.hint)
+
+
 def test_the_key_is_made_of_what_decides_the_layer_and_of_nothing_else() -> None:
     one, two = parse("requirements.txt", SIX + PACKAGING), parse("env/lock.txt", PACKAGING + b"# x\n" + SIX)
     base = python_base()

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
+from orchestrator.errors import ImageError
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
@@ -182,11 +183,16 @@ def _known(library: Library, key: Digest, manifest: bytes, base: Base) -> Enviro
     found = library.find("env", key)
     if found is None:
         return None
-    digest = parse_digest(found["digest"])
+    try:
+        digest, installed = parse_digest(found["digest"]), parse_digest(found["installed"])
+        layer = Layer(digest, int(str(found["size"])), "mirage environment")
+    except (KeyError, ValueError) as error:
+        raise ImageError(
+            f"what was kept of the environment {key} is damaged: {error!r}",
+            hint="run with --no-cache: it is then built again",
+        ) from error
     if not library.has(digest):
         return None
-    layer = Layer(digest, int(str(found["size"])), "mirage environment")
-    installed = parse_digest(found["installed"])
     if found.get("sbom"):
         sbom: Digest | None = parse_digest(found["sbom"])
     else:
