@@ -36,6 +36,7 @@ bank: [layers, base]
 dirty: refuse
 run: {network: none, memory: null, cpus: null, gpus: 0, shm_size: 1g, timeout: null, threads: 1, seed: 0, env: {}, secrets: []}
 build: {network: default, ca_bundle: auto, index: inherit}
+retry: {infrastructure: 0}
 sign: {key: auto}
 tolerance: {}
 """
