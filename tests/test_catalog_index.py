@@ -97,7 +97,7 @@ def test_many_records_are_read_by_helpers_and_none_is_lost_with_one(
             if killed and len(ended) == 3:  # one of the two, with a part of its batches still to come
                 os.kill(self._pid, signal.SIGKILL)
                 self._source.close()
-                self._source = open(os.devnull, "rb")  # noqa: SIM115  # as far as it was read
+                self._source = open(os.devnull)  # noqa: SIM115  # as far as it was read
             ended.append(self._pid)
             return super().next()
 

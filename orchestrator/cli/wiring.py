@@ -98,7 +98,9 @@ class Workplace:
         """The project's store."""
         from orchestrator.store.opening import open_store
 
-        return open_store(self.store_name, self.folder, self.settings.s3, self.reporter.warn)
+        # A folder's name is remembered: project.yaml is not read for it.
+        s3 = self.settings.s3 if self.store_name.startswith("s3://") else None
+        return open_store(self.store_name, self.folder, s3, self.reporter.warn)
 
     @contextmanager
     def writing(self) -> Iterator[Workplace]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StoreError
-from orchestrator.settings import S3Settings
 from orchestrator.store.folder import FolderStore
 
 if TYPE_CHECKING:
     from orchestrator.ports import Store
+    from orchestrator.settings import S3Settings
 
 
 def open_store(
@@ -30,19 +30,21 @@ def open_store(
     if scheme == "file":
         return FolderStore.open_at(Path(rest))
     if scheme == "s3":
-        return _open_bucket(where, s3 or S3Settings(), tell)
+        return _open_bucket(where, s3, tell)
     raise StoreError(
         f"this version of Mirage cannot open the store {where} ({scheme}://)",
         hint="name a folder, a NAS mount or s3://bucket/prefix under `store:` in .mirage/project.yaml",
     )
 
 
-def _open_bucket(uri: str, settings: S3Settings, tell: Callable[[str], None]) -> Store:
+def _open_bucket(uri: str, s3: S3Settings | None, tell: Callable[[str], None]) -> Store:
+    from orchestrator.settings import S3Settings
     from orchestrator.store.bucket.client import Bucket
     from orchestrator.store.bucket.place import parse_uri
     from orchestrator.store.cache import cache_folder
     from orchestrator.store.s3 import S3Store
 
+    settings = s3 or S3Settings()
     place = parse_uri(
         uri,
         endpoint_url=settings.endpoint_url,
