@@ -19,7 +19,7 @@ from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import DOUBT, Held
 from orchestrator.store import folder_upkeep
 from orchestrator.store.disk import NO_LINK, sync, told, write_all
-from orchestrator.store.keys import FORMAT, check_key, is_key_part
+from orchestrator.store.keys import FORMAT, check_format, check_key, is_key_part
 from orchestrator.store.probing import probe
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
@@ -53,15 +53,7 @@ class FolderStore:
         if described is None:
             store._make()
             described = store.read("store.json")
-        try:
-            content = canonical.decode(described or b"")
-        except (ValueError, RecursionError):
-            content = None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise StoreError(
-                f"{root} holds a store of another format (expected {FORMAT})",
-                hint="use the Mirage version that made it, or name another folder under `store:`",
-            )
+        check_format(described, str(root), "folder")
         with suppress(StoreError):
             store.sweep(_STALE, pretend=False)
         return store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator import canonical
 from orchestrator.errors import StoreError
 
 FORMAT = "mirage-store/1"
@@ -17,3 +18,16 @@ def check_key(key: str) -> None:
     """Raise StoreError for what is not an object's key, whoever says it."""
     if not all(map(is_key_part, key.split("/"))):
         raise StoreError(f"not a key: {key[:200]!r}")
+
+
+def check_format(described: bytes | None, where: str, place: str) -> None:
+    """Raises StoreError unless `store.json` says that a store has our format; ``place`` is what else to name."""
+    try:
+        content = canonical.decode(described or b"")
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StoreError(
+            f"{where} holds a store of another format (expected {FORMAT})",
+            hint=f"use the Mirage version that made it, or name another {place} under `store:`",
+        )

@@ -31,7 +31,7 @@ from orchestrator.store.bucket.transfer import (
 )
 from orchestrator.store.fetching import blob_key, fetched
 from orchestrator.store.folder import FolderStore
-from orchestrator.store.keys import FORMAT, check_key
+from orchestrator.store.keys import FORMAT, check_format, check_key
 from orchestrator.store.owed import Owed, OwedIntake, OwedWriter
 from orchestrator.store.packs import LEAST, Packs, packable
 from orchestrator.store.remembered import Remembered
@@ -86,15 +86,7 @@ class S3Store:
         if described is None:
             store._make()
             described = store.read("store.json")
-        try:
-            content = canonical.decode(described or b"")
-        except (ValueError, RecursionError):
-            content = None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise StoreError(
-                f"{store.location} holds a store of another format (expected {FORMAT})",
-                hint="use the Mirage version that made it, or name another prefix under `store:`",
-            )
+        check_format(described, store.location, "prefix")
         store._owed.adopt()
         return store
 
