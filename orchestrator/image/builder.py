@@ -67,7 +67,7 @@ class Builder:
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
         self._python = base.python.executable
         self._remove_stale(key)
-        banked = wheel_bank.find(self.library, key)
+        banked = wheel_bank.find(self.library, key, lock)
         if banked is not None:
             return self._from_bank(banked, lock, base, image_id, key)
         lock, made = wheels.build(self, lock, base, image_id, key)
@@ -89,7 +89,14 @@ class Builder:
         self._network = "none"
         kept = {each.package: each for each in banked}
         packages = tuple(
-            replace(each, hashes=kept[each.name].hashes, url="", index=None) for each in lock.packages
+            # what the lock says goes before what the store says; it says nothing of what was built
+            replace(
+                each,
+                hashes=each.hashes if each.hashes and not kept[each.name].source else kept[each.name].hashes,
+                url="",
+                index=None,
+            )
+            for each in lock.packages
         )
         made = tuple(each.wheel for each in banked)
         return self._build(replace(lock, packages=packages), made, base, image_id, key)
