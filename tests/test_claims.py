@@ -256,7 +256,12 @@ def test_a_pinned_base_is_taken_from_anybody_and_only_as_it_is_pinned(tmp_path: 
     pinned = (project / LOCK_FILE).read_bytes()
     (path,) = (tmp_path / "bank" / "keys" / "base").glob("*/results/*.json")
     entry = json.loads(path.read_bytes())
-    lies = {"env": ["LD_PRELOAD=/evil.so"], "packages": [], "name": "evil", "source": "recipe:evil@x"}
+    lies: dict[str, Any] = {
+        "env": ["LD_PRELOAD=/evil.so"],
+        "packages": [],
+        "name": "evil",
+        "source": "recipe:evil@x",
+    }
     lies["python"] = {**entry["python"], "executable": "/bin/sh", "version": "2.7.18"}
     path.chmod(0o644)
     path.write_bytes(canonical.encode({**entry, **lies}))
