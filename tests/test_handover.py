@@ -300,6 +300,13 @@ def test_a_builder_gets_the_logins_of_its_indexes_alone(hosts: tuple[str, ...], 
     assert logins.narrowed(NETRC.replace(b" macdef", b"\nmacdef"), hosts) == kept
 
 
+@pytest.mark.parametrize(
+    "data", [None, b"", b"nonsense", b"machine", b"# only a comment", b"default login a"]
+)
+def test_a_netrc_without_entries_gives_none(data: bytes | None) -> None:
+    assert logins.narrowed(data, ("a.example.com",)) is None
+
+
 def test_the_hosts_of_the_indexes_are_those_of_the_settings_and_of_the_lock() -> None:
     locked = lock.parse(
         "requirements.txt",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 from orchestrator.locks.pinned import Lock
@@ -46,6 +47,6 @@ def _entries(netrc: bytes) -> Iterator[tuple[bytes, bytes]]:
     starts = [at for at, token in enumerate(tokens) if token in (b"machine", b"default")]
     # a word after `login`, `password` or `account` is a value, whatever it says
     starts = [at for at in starts if at == 0 or tokens[at - 1] not in (b"login", b"password", b"account")]
-    for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
+    for start, end in pairwise([*starts, len(tokens)]):
         if tokens[start] == b"machine" and end - start > 1:
             yield tokens[start + 1].strip(b'"'), b" ".join(tokens[start:end]) + b"\n"
