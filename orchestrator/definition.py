@@ -200,6 +200,7 @@ def _definition(request: Request, prepared: Prepared, sandbox: Sandbox) -> Json:
             "seed": settings.run.seed,
             "timeout": settings.run.timeout,
             "reproduces": None,
+            "environment": prepared.environment.origin.to_json(),
             "sandbox": provenance.sandbox_json(sandbox),
         },
         "resolvedDependencies": dependencies,

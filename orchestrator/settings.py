@@ -93,6 +93,13 @@ class SignSettings:
 
 
 @dataclass(frozen=True)
+class TrustSettings:
+    """`trust:`; whom to believe what a key led to (the words are those of trust/claims.py)."""
+
+    environments: str = _read_by(values.one_of("auto", "any", "signed", "own"), "auto")
+
+
+@dataclass(frozen=True)
 class RetrySettings:
     """`retry:`; how often a run is made again that the engine or the machine ended, never one that failed by itself."""
 
@@ -118,6 +125,7 @@ class ProjectSettings:
     retry: RetrySettings = field(default_factory=RetrySettings)
     build: BuildSettings = field(default_factory=BuildSettings)
     sign: SignSettings = field(default_factory=SignSettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)
     tolerance: tuple[tuple[str, values.Slack], ...] = _read_by(values.tolerance, (), merge=True)
 
 

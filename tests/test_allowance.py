@@ -15,12 +15,13 @@ from tests.record_tools import run_id
 
 
 def record(
-    *, network: str = "none", gpus: tuple[str, ...] = (), runtime: Any = None, pids: int = 4096
+    *, network: str = "none", gpus: tuple[str, ...] = (), secrets: tuple[str, ...] = (), **sandbox: Any
 ) -> Record:
     """What somebody else's record says of its sandbox."""
+    usual = {"runtime": None, "pids": 4096, "memory": None, "cpus": None, "shm": 1 << 30}
     definition = {
-        "externalParameters": {"network": network, "gpus": [*gpus]},
-        "internalParameters": {"sandbox": {"runtime": runtime, "pids": pids}},
+        "externalParameters": {"network": network, "gpus": [*gpus], "secretNames": [*secrets]},
+        "internalParameters": {"sandbox": {**usual, **sandbox}},
     }
     return Record(run_id(1), json.dumps({"predicate": {"buildDefinition": definition}}).encode())
 
@@ -36,6 +37,14 @@ def record(
         (record(runtime="other"), RunSettings(), "runtime"),
         (record(), RunSettings(runtime="runsc"), "runtime"),
         (record(pids=1 << 30), RunSettings(), "pids"),
+        (record(), RunSettings(memory=1 << 30), "memory"),
+        (record(memory=2 << 30), RunSettings(memory=1 << 30), "memory"),
+        (record(memory=-1), RunSettings(memory=1 << 30), "memory"),
+        (record(), RunSettings(cpus=1.0), "cpus"),
+        (record(cpus=64), RunSettings(cpus=1.5), "cpus"),
+        (record(shm=1 << 50), RunSettings(), "shm_size"),
+        (record(secrets=("AWS_SECRET_ACCESS_KEY",)), RunSettings(), "secrets"),
+        (record(secrets=("A", "B")), RunSettings(secrets=("A",)), "secrets"),
     ],
 )
 def test_more_than_is_allowed_here_is_refused_by_its_key(asks: Record, here: RunSettings, key: str) -> None:
@@ -53,6 +62,9 @@ def test_more_than_is_allowed_here_is_refused_by_its_key(asks: Record, here: Run
         (record(network="bridge"), RunSettings(network="host")),
         (record(gpus=("0",)), RunSettings(gpus=("all",))),
         (record(runtime="runsc", pids=64), RunSettings(runtime="runsc", pids=16)),
+        (record(memory=1 << 30, cpus=1), RunSettings(memory=1 << 30, cpus=1.5)),
+        (record(memory=1 << 40, cpus=64), RunSettings()),
+        (record(shm=1 << 20, secrets=("A",)), RunSettings(secrets=("A", "B"))),
     ],
 )
 def test_what_is_allowed_here_needs_no_option(asks: Record, here: RunSettings) -> None:

@@ -65,6 +65,7 @@ def machine_a(seaweedfs: Server, proxy: Chaos, tmp_path_factory: pytest.TempPath
     settings = (
         f"project: digits\nworkflow: workflows.main\nstore: s3://{seaweedfs.new_bucket()}/team\n"
         f"s3: {{endpoint_url: '{proxy.endpoint}', region: us-east-1}}\nbuild: {{network: host}}\n"
+        "trust: {environments: any}\n"
     )
     made = Project(top / "repository", TRAIN, files={**FILES, ".mirage/project.yaml": settings})
     own_base(top / "cache", made.folder)  # what building it takes is not what this is about

@@ -38,6 +38,7 @@ run: {network: none, memory: null, cpus: null, gpus: 0, shm_size: 1g, timeout: n
 build: {network: default, ca_bundle: auto, index: inherit}
 retry: {infrastructure: 0}
 sign: {key: auto}
+trust: {environments: auto}
 tolerance: {}
 """
 

@@ -27,6 +27,7 @@ from orchestrator.digest import Digest, of_bytes
 from orchestrator.engine_values import EngineInfo
 from orchestrator.executors import secret_delivery
 from orchestrator.image import assemble
+from orchestrator.image.belief import HERE
 from orchestrator.life import Sealed
 from orchestrator.plan import Plan
 from orchestrator.ports import InputMount, Sandbox
@@ -273,7 +274,7 @@ def a_prepared() -> Prepared:
             python=SimpleNamespace(version="3.11.2"),
             env=(),
         ),
-        environment=SimpleNamespace(key=DIGEST, installed=DIGEST, sbom=DIGEST),
+        environment=SimpleNamespace(key=DIGEST, installed=DIGEST, sbom=DIGEST, origin=HERE),
         image=SimpleNamespace(
             image=SimpleNamespace(digest=DIGEST, config_digest=DIGEST, diff_ids=(DIGEST,)),
             key=SimpleNamespace(digest=DIGEST),

@@ -134,7 +134,8 @@ def test_what_is_known_is_not_built_and_nothing_is_asked_of_the_host(place: Libr
     made = provide(SIX, place, Notes())
     notes = Notes()
     again = provide(b"# the same\n" + SIX, place, notes, never)
-    assert again == replace(made, cached=True)
+    assert again == replace(made, cached=True, origin=again.origin)
+    assert again.origin.told() == "built on this machine before"
     assert notes.stages == []
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.image import logins
 from orchestrator.image.handover import Handover, gather
+from orchestrator.locks import lock
 
 PEM = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -270,3 +272,45 @@ def test_an_everyday_word_is_looked_for_in_its_context_only(home: Path) -> None:
 def test_a_host_that_forbids_indexes_forbids_them_to_the_builder(home: Path) -> None:
     assert settings(home, PIP_NO_INDEX="1") == {"UV_NO_INDEX": "1"}
     assert settings(home, PIP_NO_INDEX="0") == {}
+
+
+NETRC = b"""# a comment: machine a.example.com login nobody password none
+machine a.example.com login me password sesame-1234
+machine git.example.org
+  login machine password "two words"
+machine evil.example.net login x password y macdef init
+machine a.example.com login in-a-macro password z
+
+default login anonymous password everybody
+machine B.example.com login b password last-one
+"""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "kept"),
+    [
+        ((), None),
+        (("a.example.com",), b"machine a.example.com login me password sesame-1234\n"),
+        (("git.example.org",), b'machine git.example.org login machine password "two words"\n'),
+        (("b.example.com",), b"machine B.example.com login b password last-one\n"),
+        (("example.com", "anywhere.example"), None),
+    ],
+)
+def test_a_builder_gets_the_logins_of_its_indexes_alone(hosts: tuple[str, ...], kept: bytes | None) -> None:
+    assert logins.narrowed(NETRC.replace(b" macdef", b"\nmacdef"), hosts) == kept
+
+
+@pytest.mark.parametrize(
+    "data", [None, b"", b"nonsense", b"machine", b"# only a comment", b"default login a"]
+)
+def test_a_netrc_without_entries_gives_none(data: bytes | None) -> None:
+    assert logins.narrowed(data, ("a.example.com",)) is None
+
+
+def test_the_hosts_of_the_indexes_are_those_of_the_settings_and_of_the_lock() -> None:
+    locked = lock.parse(
+        "requirements.txt",
+        b"--index-url https://a.example.com/simple\nsix==1.17.0 --hash=sha256:" + b"0" * 64,
+    )
+    env = {"UV_INDEX": "x=https://B.example.com:8443/simple", "HTTPS_PROXY": "http://proxy.example.com"}
+    assert logins.hosts_of(env, locked) == {"a.example.com", "b.example.com"}

@@ -46,7 +46,7 @@ def test_nothing_is_known_at_first(tmp_path: Path) -> None:
 
 def test_what_a_key_led_to_is_known_on_every_machine_with_the_manifest_of_the_key(tmp_path: Path) -> None:
     kept = result(b"one", "1")
-    assert machine(tmp_path, "a").keep("env", KEY, b"{}", kept) is False
+    assert machine(tmp_path, "a").keep("env", KEY, b"{}", kept) == ""
     assert machine(tmp_path, "b").find("env", KEY) == kept
     assert machine(tmp_path, "b").find("image", KEY) is None
     assert (tmp_path / "bank/keys/env" / hex_of(KEY) / "manifest.json").read_bytes() == b"{}"

@@ -252,7 +252,7 @@ def test_a_read_only_store_can_be_read(tmp_path: Path) -> None:
 def test_leftovers_of_the_long_dead_are_swept(
     backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = backend.root / "staging" / "123-dead"
+    path = backend.root / "staging" / "123-00112233445566aa"
     path.write_bytes(b"left by a crash")
     os.utime(path, (1, 1))  # a finished blob has this stamp: it must not count
     backend.open()

@@ -19,6 +19,7 @@ from orchestrator.image.oci import timestamp
 from orchestrator.ports import Store
 from orchestrator.reference import ArtifactRef, auto_version, check_name
 
+_LAST = 10**16 - 1  # in 16 digits, so that moves sort by their names
 _SCHEMA = "mirage-alias/1"
 
 
@@ -90,6 +91,11 @@ def point(store: Store, ref: ArtifactRef, alias: str, *, reason: str = "", away:
         last = read_move(store, moves[-1]) if moves else Move(0, None, "", "", "")
         if last.version == version:
             return last
+        if last.number >= _LAST:
+            raise StoreError(
+                f"the alias {ref.kind}:{ref.name}:{alias} was moved for the last time: its moves are numbered up to {_LAST}",
+                hint=f"somebody wrote {moves[-1]} by hand: remove it from {store.location}",
+            )
         made = Move(last.number + 1, version, whose(), timestamp(int(time.time())), reason)
         data: dict[str, Json] = {"schema": _SCHEMA, "version": version, "by": made.by, "at": made.at}
         key = f"alias/{ref.kind}/{ref.name}/{alias}/{made.number:016}.json"

@@ -249,9 +249,9 @@ def resolve(store: Store, text: str) -> Version:
     """
     ref = parse_artifact(text)
     if ref.version == "latest":
-        for number in range(newest_number(store, ref.kind, ref.name), 0, -1):
-            found = ArtifactRef(ref.kind, ref.name, f"v{number}")
-            if store.read(_key(found)) is not None and tombstone.find(store, found) is None:
+        for version in reversed(versions(store, ref.kind, ref.name)):  # of numbers, the highest comes last
+            found = ArtifactRef(ref.kind, ref.name, version)
+            if auto_version(version) is not None and tombstone.find(store, found) is None:
                 return load(store, found)
     elif store.read(_key(ref)) is not None:
         _check_standing(store, ref)

@@ -12,6 +12,8 @@ from orchestrator.cli.wiring import Workplace
 from orchestrator.sizes import readable_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestrator.canonical import Json
     from orchestrator.catalog import Row
     from orchestrator.catalog.marks import Mark
@@ -26,11 +28,14 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 )
 def show(run_id: str, as_json: bool) -> None:
     """Show one run: RUN is an id, the beginning of one, or `latest`."""
+    from orchestrator.trust import dsse, trusted
+
     place = Workplace.here()
     row = place.catalog.find(run_id)
     told = row.summary()
     later = committed_as(place, [told]).get(row.run_id)
-    state, words = _signature(place, row)
+    trust = trusted.load(place.project.folder)
+    state, words = trust.told(dsse.unseal(row.record), str(row.details["builder"]["id"]))
     if as_json:
         print_json(
             {
@@ -43,18 +48,27 @@ def show(run_id: str, as_json: bool) -> None:
             }
         )
         return
-    _show(row, told, later, words)
+    _show(row, told, later, words, trust.name_of)
 
 
-def _signature(place: Workplace, row: Row) -> tuple[str, str]:
-    """Whose signature the record has, checked, and in words."""
-    from orchestrator.trust import dsse, trusted
+def _origin(row: Row, name_of: Callable[[str | None], str | None]) -> list[tuple[str, str]]:
+    """Where the environment came from, as far as the record says."""
+    found = row.definition["internalParameters"].get("environment")
+    if found is None:
+        return []
+    from orchestrator.image.belief import Origin
 
-    trust = trusted.load(place.project.folder)
-    return trust.told(dsse.unseal(row.record), str(row.details["builder"]["id"]))
+    name = name_of(found["keyid"]) or ""
+    return [("packages", Origin(found["from"], found["because"], found["keyid"], name).told())]
 
 
-def _show(row: Row, told: dict[str, Json], later: str | None, signed: str) -> None:
+def _show(
+    row: Row,
+    told: dict[str, Json],
+    later: str | None,
+    signed: str,
+    name_of: Callable[[str | None], str | None],
+) -> None:
     from orchestrator import fences
     from orchestrator.catalog import local_time
 
@@ -75,6 +89,7 @@ def _show(row: Row, told: dict[str, Json], later: str | None, signed: str) -> No
         ("workflow", " ".join(row.definition["externalParameters"]["entrypoint"])),
         ("lock", f"{row.dependency('lock').get('uri', '').rpartition('#')[2]} {told['lock']}"),
         ("base", f"{base.get('annotations', {}).get('name', '')} {told['base']}"),
+        *_origin(row, name_of),
         ("image", str(told["image"])),
         ("run key", str(told["run_key"])),
         ("builder", str(details["builder"]["id"])),

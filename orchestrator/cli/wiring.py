@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.ports import Engine, Reporter, Store
     from orchestrator.prepare import Services
     from orchestrator.recover import Recovery
+    from orchestrator.trust.claims import Vouching
     from orchestrator.trust.notary import Notary
 
 
@@ -118,7 +119,24 @@ class Workplace:
         from orchestrator.image.library import Library, cache_folder
         from orchestrator.store.folder import FolderStore
 
-        return Library(FolderStore.open_at(cache_folder()), self.store, self.settings.bank)
+        cache = FolderStore.open_at(cache_folder())
+        return Library(cache, self.store, self.settings.bank, self.belief)
+
+    @cached_property
+    def belief(self) -> Vouching:
+        """Whom to believe what a key led to."""
+        from orchestrator.trust.claims import of_project
+
+        settings = self.settings
+        folder = None if self.store_name.startswith("s3://") else Path(self.store.location)
+        return of_project(
+            settings.trust.environments,
+            self.project.folder,
+            os.environ,
+            folder,
+            self.notary.signer,
+            settings.sign.key,
+        )
 
     @cached_property
     def folders(self) -> RunFolders:

@@ -16,6 +16,7 @@ from orchestrator.compare.difference import Difference, Seen, Tolerance, Unreada
 
 _PIECE = 1 << 16
 _HEADER_LIMIT = 100 << 20
+_NPY_HEADER = 1 << 16  # as bytes; NumPy itself reads no more than 10,000 (numpy/lib/format.py)
 # Codes of the struct module by NumPy's kind and size; complex numbers are pairs.
 _CODES = {
     **{f"f{size}": code for size, code in ((2, "e"), (4, "f"), (8, "d"))},
@@ -62,6 +63,8 @@ def parse_npy(data: bytes) -> Array:
             if data[6] == 1
             else (struct.unpack_from("<I", data, 8)[0], 12)
         )
+        if size > _NPY_HEADER:
+            raise ValueError(f"a header of {size} bytes")
         header = ast.literal_eval(data[start : start + size].decode("utf-8" if data[6] == 3 else "latin1"))
         descr, shape = header["descr"], tuple(int(side) for side in header["shape"])
         if not isinstance(descr, str) or "O" in descr:
@@ -170,12 +173,15 @@ def _tensors(data: bytes) -> Iterator[tuple[str, Array]]:
         size = struct.unpack_from("<Q", data)[0]
         if size > min(_HEADER_LIMIT, len(data) - 8):
             raise ValueError(f"a header of {size} bytes")
-        body = memoryview(data)[8 + size :]
+        body, taken = memoryview(data)[8 + size :], 0
         for name, item in json.loads(data[8 : 8 + size]).items():
             if name == "__metadata__":
                 continue
             start, end = item["data_offsets"]
             kind = _TENSORS.get(item["dtype"], item["dtype"])
+            taken += len(body[start:end])
+            if taken > len(body):
+                raise ValueError("tensors that lie upon each other")  # which the format forbids
             yield name, _checked(Array(kind, "<", False, tuple(item["shape"]), body[start:end]))
     except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise Unreadable(f"not a safetensors file: {error}") from error

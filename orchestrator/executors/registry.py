@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,36 @@ class RegistryError(ImageError):
     """A registry refused, or did not answer."""
 
 
+class _Session(requests.Session):
+    """Follows redirects, as registries send to where blobs lie; never to plain HTTP but on this machine's loopback,
+    and not there from elsewhere: a registry could otherwise have this machine ask what only it can reach.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """The next address, where it may be asked. Raises requests' InvalidURL."""
+        target: str | None = super().get_redirect_target(resp)
+        if target is not None:
+            _check_address(urljoin(resp.url, target), after=resp.url)
+        return target
+
+
+def _check_address(url: str, *, after: str) -> None:
+    plain = urlsplit(url).scheme != "https"
+    if plain and (urlsplit(after).scheme == "https" or not _is_loopback(urlsplit(url).netloc)):
+        raise requests.exceptions.InvalidURL(f"{after} leads to {url[:200]}, which is not TLS")
+
+
+def _read(answer: requests.Response) -> bytes:
+    """The body of an answer that is no blob. Raises requests' errors where it is too large for one."""
+    data = b""
+    for piece in answer.iter_content(CHUNK):
+        data += piece
+        if len(data) > _LARGEST_MANIFEST:
+            answer.close()
+            raise requests.exceptions.ContentDecodingError(f"more than {_LARGEST_MANIFEST} bytes")
+    return data
+
+
 class _Body:
     """A blob to send: with a known length, and from its start again where a try failed."""
 
@@ -58,7 +89,7 @@ class Registry:
             self._host, self._path = docker.auth.resolve_repository_name(repository)
         except docker.errors.InvalidRepository as error:
             raise RegistryError(f"{repository}: {error}", hint="expected HOST/NAME") from error
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers["User-Agent"] = "mirage"
         self._login = _login(self._host)
         self._token = ""
@@ -75,26 +106,22 @@ class Registry:
     def manifest(self, reference: str) -> bytes:
         """A manifest's bytes."""
         answer = self._ask("GET", f"manifests/{reference}", ok=(200,), headers=_ACCEPT, stream=True)
-        data = b""
         with _read_from(self.name), answer:
-            for piece in answer.iter_content(CHUNK):
-                data += piece
-                if len(data) > _LARGEST_MANIFEST:
-                    raise RegistryError(
-                        f"{self.name} sends a manifest of more than {_LARGEST_MANIFEST} bytes"
-                    )
-        return data
+            return _read(answer)
 
     def has(self, digest: Digest) -> bool:
         """Whether it has a blob."""
         return self._ask("HEAD", f"blobs/{digest}", ok=(200, 404)).status_code == 200
 
-    def blob(self, digest: Digest) -> Iterator[bytes]:
-        """A blob's bytes; at the end RegistryError where they were not what the digest says."""
+    def blob(self, digest: Digest, most: int) -> Iterator[bytes]:
+        """A blob's bytes; RegistryError at the end where they were not what the digest says, and after ``most`` bytes."""
         answer = self._ask("GET", f"blobs/{digest}", ok=(200,), stream=True)
-        hasher = hashlib.sha256()
+        hasher, left = hashlib.sha256(), most
         with _read_from(self.name), answer:
             for piece in answer.iter_content(CHUNK):
+                left -= len(piece)
+                if left < 0:
+                    raise RegistryError(f"{self.name} sends more than the {most} bytes of {digest}")
                 hasher.update(piece)
                 yield piece
         if of_hasher(hasher) != digest:
@@ -107,6 +134,8 @@ class Registry:
         for attempt in range(_ATTEMPTS):
             begun = self._ask("POST", "blobs/uploads/", ok=(202,))
             target = urljoin(begun.url, begun.headers["Location"])
+            with _read_from(self.name):
+                _check_address(target, after=self._base)
             target += ("&" if urlsplit(target).query else "?") + f"digest={digest}"
             answer = self._send("PUT", target, _Body(size, read))
             if answer is not None and answer.status_code == 201:
@@ -169,15 +198,18 @@ class Registry:
         if self._token and urlsplit(url).netloc == urlsplit(self._base).netloc:
             sent["Authorization"] = self._token
         try:
-            return self._session.request(
+            answer = self._session.request(
                 method,
                 url,
                 data=data,
                 headers=sent,
                 timeout=_TIMES,
-                stream=stream,
+                stream=True,
                 allow_redirects=method in ("GET", "HEAD"),
             )
+            if not stream:  # the connection is then free for the next request
+                answer._content = _read(answer)
+            return answer
         except requests.RequestException:
             return None
 
@@ -189,7 +221,8 @@ class Registry:
         trouble = ""
         for scheme in ("https", "http") if _is_loopback(host) else ("https",):
             try:
-                answer = self._session.get(f"{scheme}://{host}/v2/", timeout=_TIMES)
+                answer = self._session.get(f"{scheme}://{host}/v2/", timeout=_TIMES, stream=True)
+                _read(answer)
             except requests.RequestException as error:
                 trouble = trouble or f"{error}"
                 continue
@@ -214,15 +247,20 @@ class Registry:
             scope = told.get("scope") or f"repository:{self._path}:pull,push"
             wanted = {"service": told.get("service", ""), "scope": scope}
             try:
+                realm = str(told.get("realm", ""))
+                _check_address(realm, after=self._base)
                 given = self._session.get(
-                    told.get("realm", ""),
+                    realm,
                     params=wanted,
                     auth=(user, password) if user else None,
                     timeout=_TIMES,
+                    stream=True,
                 )
-                found = given.json() if given.status_code == 200 else {}
-            except (requests.RequestException, ValueError):
+                data = _read(given)
+                found = json.loads(data) if given.status_code == 200 else {}
+            except (requests.RequestException, ValueError, RecursionError):
                 found = {}
+            found = found if isinstance(found, dict) else {}
             token = found.get("token") or found.get("access_token")
             self._token = f"Bearer {token}" if token else ""
         return self._token not in ("", before)
@@ -238,7 +276,7 @@ class Registry:
         if code == 404:
             return RegistryError(f"{self.name} does not have {path}")
         return RegistryError(
-            f"the registry {self._host} answers {method} {path} with HTTP {code}: {answer.text[:300]}"
+            f"the registry {self._host} answers {method} {path} with HTTP {code}: {_words(answer)}"
         )
 
 
@@ -253,6 +291,13 @@ def _read_from(name: str) -> Iterator[None]:
         yield
     except requests.RequestException as error:
         raise RegistryError(f"{name} broke off: {error}", hint="try again") from error
+
+
+def _words(answer: requests.Response) -> str:
+    try:
+        return _read(answer)[:300].decode("utf-8", "replace")
+    except requests.RequestException as error:
+        return f"({error})"
 
 
 def _pause(attempt: int, answer: requests.Response | None) -> None:

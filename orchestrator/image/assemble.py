@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.canonical import Json
 from orchestrator.config import Config
-from orchestrator.digest import hex_of, of_bytes
+from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import ImageError
 from orchestrator.image import layer, loading
 from orchestrator.image.base import Base
@@ -98,16 +98,17 @@ def provide(
     )
     for parent in (environment_parent(recipe.base, recipe.environment).tag, recipe.base.tag):
         library.used(parent)
-    present = None if fresh else _present(engine, library, key)
+    below = (*recipe.base.image.diff_ids, recipe.environment.layer.digest)
+    present = None if fresh else _present(engine, library, key, below)
     if present is not None:
         return present
     with single_flight(library.lock_path(f"image-{hex_of(key.digest)}"), "this run image", reporter):
-        present = None if fresh else _present(engine, library, key)
+        present = None if fresh else _present(engine, library, key, below)
         return present or _made(recipe, key, sdk, engine, library, reporter, fresh=fresh)
 
 
-def _present(engine: Engine, library: Library, key: Key) -> RunImage | None:
-    known = _known(library, key)
+def _present(engine: Engine, library: Library, key: Key, below: tuple[Digest, ...]) -> RunImage | None:
+    known = _known(library, key, below)
     if known is None:
         return None
     library.used(loading.tag_of("run", known))
@@ -118,7 +119,8 @@ def _present(engine: Engine, library: Library, key: Key) -> RunImage | None:
 def _made(
     recipe: Recipe, key: Key, sdk: bytes, engine: Engine, library: Library, reporter: Reporter, *, fresh: bool
 ) -> RunImage:
-    known = None if fresh else _known(library, key)
+    environment = environment_parent(recipe.base, recipe.environment)
+    known = None if fresh else _known(library, key, environment.image.diff_ids)
     image = known if known is not None and all(map(library.has, known.diff_ids)) else None
     if image is None:
         reporter.stage("image", "assembling the run image")
@@ -129,11 +131,11 @@ def _made(
             "config": image.config.decode(),
             "manifest": image.manifest.decode(),
         }
-        if library.keep("image", key.digest, key.manifest, result):
+        others = library.keep("image", key.digest, key.manifest, result)
+        if others:
             reporter.warn(
-                f"drift: the image {key.digest} was built before with another digest than {image.digest}"
+                f"drift: the image {key.digest} was built before with another digest than {image.digest}: {others}"
             )
-    environment = environment_parent(recipe.base, recipe.environment)
     base = loading.Parent(recipe.base.tag, recipe.base.image)
     if loading.find(engine, environment.tag, environment.image) is None:
         loading.ensure(engine, environment.image, environment.tag, (base,), library.read)
@@ -141,17 +143,19 @@ def _made(
     return RunImage(image, key, engine_id, cached=False)
 
 
-def _known(library: Library, key: Key) -> Image | None:
+def _known(library: Library, key: Key, below: tuple[Digest, ...]) -> Image | None:
+    """The image that was assembled before; not one upon other layers than ``below``, those of base and environment."""
     found = library.find("image", key.digest)
     if found is None:
         return None
     try:
-        return parse(str(found["config"]).encode(), str(found["manifest"]).encode())
+        image = parse(str(found["config"]).encode(), str(found["manifest"]).encode())
     except (KeyError, ValueError) as error:
         raise ImageError(
             f"what was kept of the image {key.digest} is damaged: {error}",
             hint="run with --no-cache: it is then built again",
         ) from error
+    return image if image.diff_ids[: len(below)] == below and image.digest == found["digest"] else None
 
 
 def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:

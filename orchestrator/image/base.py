@@ -133,7 +133,12 @@ class Bases:
         self._check_description(name, pin)
         kept = self._shelf.find(pin.digest)
         if kept is not None:
-            return kept
+            if kept.image.digest != pin.digest:
+                raise ImageError(
+                    f"what was kept of the base {name} has the image {kept.image.digest}, and {LOCK_FILE} pins {pin.digest}",
+                    hint="somebody changed it: `mirage fsck`, and look who can write to the store",
+                )
+            return replace(kept, name=name, source=pin.source)
         base = self.from_recipe(name, platform, fresh=True)
         if base.digest != pin.digest:
             raise ImageError(

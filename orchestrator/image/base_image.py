@@ -6,7 +6,9 @@ Makes nothing and asks nobody; where bases come from is said in base.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ImageError, StoreError
@@ -71,6 +73,14 @@ def pairs(env: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """`NAME=value` lines as pairs."""
     split = (item.partition("=") for item in env)
     return tuple((name, value) for name, _, value in split)
+
+
+def described(image: Image) -> tuple[tuple[tuple[str, str], ...], Platform]:
+    """The environment and the platform that an image's own config says, which its digest holds fast."""
+    config: Any = canonical.decode(image.config)
+    settings = config.get("config") or {}
+    env = pairs(tuple(map(str, settings.get("Env") or ())))
+    return env, Platform(str(config["os"]), str(config["architecture"]))
 
 
 def from_json(kept: dict[str, Json]) -> Base:

@@ -6,15 +6,18 @@ a base comes from is for the modules that make them.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError
-from orchestrator.image import interpreter
-from orchestrator.image.base_image import Base, from_json
+from orchestrator.image import dpkg, interpreter
+from orchestrator.image.base_image import Base, described, from_json
+from orchestrator.image.belief import STORE
 from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure, tag_of
 from orchestrator.image.oci import Image, Platform
@@ -32,14 +35,46 @@ class Shelf:
 
     def find(self, digest: Digest) -> Base | None:
         """The base with this digest, where it is kept whole."""
-        kept = self._library.find("base", digest)
-        if kept is None:
-            return None
-        base = from_json(kept)
+        known = self._library.look("base", digest)
+        if known is None:
+            return self._checked(digest)
+        base = from_json(known.entry)
+        if base.digest != digest:
+            raise ImageError(
+                f"what was kept of the base {digest} is that of another one, {base.digest}",
+                hint="somebody changed it: `mirage fsck`, and look who can write to the store",
+            )
         if not all(map(self._library.has, base.image.diff_ids)):
             return None
         self._bank(base.image)
         return base
+
+    def _checked(self, digest: Digest) -> Base | None:
+        """A base of a store that is not believed, where its digest is that of the image itself: then its layers are
+        the right ones whoever kept them, and what else is said of it is found out anew. A registry's digest says
+        nothing of layers that were unpacked: such a base is pulled again.
+        """
+        for told in self._library.refused("base", digest):
+            try:
+                base = from_json(told.entry)
+            except ImageError:
+                continue
+            if base.digest != digest or base.image.digest != digest:
+                continue
+            if all(map(self._library.has, base.image.diff_ids)):
+                return self._again(base)
+        return None
+
+    def _again(self, base: Base) -> Base:
+        env, platform = described(base.image)
+        packages: tuple[tuple[str, str], ...] = ()
+        with tempfile.TemporaryDirectory(prefix="mirage-base-") as folder:
+            for layer in base.image.layers:
+                path = Path(folder) / "layer.tar"
+                with path.open("wb") as out:
+                    out.writelines(self._library.read(layer.digest))
+                packages = dpkg.installed(path) or packages
+        return self.take_in(base.name, base.digest, base.source, base.image, env, platform, packages)
 
     def made(
         self,
@@ -68,10 +103,11 @@ class Shelf:
                 return known
             base = make()
             result: dict[str, Json] = {"digest": base.digest, "created": str(time.time_ns())}
-            if self._library.keep(kind, key, manifest, result):
+            others = self._library.keep(kind, key, manifest, result)
+            if others:
                 self._reporter.warn(
-                    f"drift: the base {name} was built before with another digest than {base.digest}, from the "
-                    f"same description: its packages moved on (`mirage base pin {name}` holds the new one)"
+                    f"drift: the base {name} is {base.digest} now, and was {others} before, from the same "
+                    f"description: its packages moved on (`mirage base pin {name}` holds the new one)"
                 )
             return base
 
@@ -106,7 +142,7 @@ class Shelf:
             self._engine.remove_image(tag)
             raise
         base = Base(name, digest, source, image, env, python, platform, packages)
-        self.publish(base)
+        self._keep(base)
         return base
 
     def publish(self, base: Base) -> None:
@@ -114,6 +150,13 @@ class Shelf:
 
         A base that was found on this machine may have been made for another project, with another store.
         """
+        known = self._library.look("base", base.digest)
+        if known is not None and known.origin.place == STORE:
+            self._bank(base.image)  # the store has it from somebody else: nothing to vouch for
+        else:
+            self._keep(base)
+
+    def _keep(self, base: Base) -> None:
         manifest = canonical.encode({"schema": "mirage-base-key/1", "digest": base.digest})
         self._bank(base.image)
         self._library.keep("base", base.digest, manifest, {**base.to_json(), "created": str(time.time_ns())})

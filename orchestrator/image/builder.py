@@ -19,7 +19,7 @@ from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of
 from orchestrator.engine_values import ContainerSpec, Tmpfs
 from orchestrator.errors import ImageError, LockError
-from orchestrator.image import installer, wheel_bank, wheels
+from orchestrator.image import installer, logins, wheel_bank, wheels
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.installer import Batch
@@ -61,13 +61,14 @@ class Builder:
         self._manner = manner
         self._python = ""
         self._told: set[str] = set()
+        self._netrc: bytes | None = None
 
     def build(self, lock: Lock, base: Base, key: Digest) -> tuple[Layer, Digest]:
         """Install, finish and take the layer; the containers are gone afterwards, whatever happened."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
-        self._python = base.python.executable
+        self._begin(lock, base)
         self._remove_stale(key)
-        banked = wheel_bank.find(self.library, key)
+        banked = wheel_bank.find(self.library, key, lock)
         if banked is not None:
             return self._from_bank(banked, lock, base, image_id, key)
         lock, made = wheels.build(self, lock, base, image_id, key)
@@ -81,6 +82,10 @@ class Builder:
             again, more = wheels.build(self, wheels.left(lock, known), base, image_id, key)
             return self._build(again, (*made, *more), base, image_id, key)
 
+    def _begin(self, lock: Lock, base: Base) -> None:
+        self._python = base.python.executable
+        self._netrc = logins.narrowed(self._handover.netrc, logins.hosts_of(dict(self._handover.env), lock))
+
     def _from_bank(
         self, banked: tuple[Banked, ...], lock: Lock, base: Base, image_id: str, key: Digest
     ) -> tuple[Layer, Digest]:
@@ -89,7 +94,14 @@ class Builder:
         self._network = "none"
         kept = {each.package: each for each in banked}
         packages = tuple(
-            replace(each, hashes=kept[each.name].hashes, url="", index=None) for each in lock.packages
+            # what the lock says goes before what the store says; it says nothing of what was built
+            replace(
+                each,
+                hashes=each.hashes if each.hashes and not kept[each.name].source else kept[each.name].hashes,
+                url="",
+                index=None,
+            )
+            for each in lock.packages
         )
         made = tuple(each.wheel for each in banked)
         return self._build(replace(lock, packages=packages), made, base, image_id, key)
@@ -97,7 +109,7 @@ class Builder:
     def resolve(self, lock: Lock, wanted: tuple[str, ...], base: Base, key: Digest) -> bytes:
         """Requirements with everything pinned and hashed, as the index has it now. Raises LockError."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
-        self._python = base.python.executable
+        self._begin(lock, base)
         self._remove_stale(key)
         files = {"in": wanted, "constraints": lock.constraints}
         with self.container(image_id, key) as container:
@@ -120,7 +132,7 @@ class Builder:
     def keep_wheels(self, lock: Lock, base: Base, key: Digest, manifest: bytes) -> None:
         """Fetch the wheels of an environment that was built before, and keep them in the store."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
-        self._python = base.python.executable
+        self._begin(lock, base)
         lock, made = wheels.build(self, lock, base, image_id, key)
         try:
             marked = wheels.without_wheel(self, lock, base, image_id, key)
@@ -223,8 +235,8 @@ class Builder:
         yield "build/uv", installer.program(), 0o755
         if self._handover.ca_bundle is not None:
             yield "build/ca.crt", self._handover.ca_bundle, 0o644
-        if self._handover.netrc is not None:
-            yield "build/netrc", self._handover.netrc, 0o600
+        if self._netrc is not None:
+            yield "build/netrc", self._netrc, 0o600
         yield from self._manner.files()
 
     def _helpers(self) -> Iterator[tuple[str, bytes, int]]:
@@ -248,7 +260,7 @@ class Builder:
         )
         if self._handover.ca_bundle is not None:
             env["SSL_CERT_FILE"] = "/build/ca.crt"
-        if self._handover.netrc is not None:
+        if self._netrc is not None:
             env["NETRC"] = "/build/netrc"
         return tuple(sorted(env.items()))
 

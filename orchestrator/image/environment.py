@@ -13,6 +13,7 @@ from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError
 from orchestrator.image.base import Base
+from orchestrator.image.belief import HERE, Origin
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent, tag_of
@@ -37,6 +38,7 @@ class Environment:
     installed: Digest
     cached: bool
     sbom: Digest | None = None  # the bill of materials
+    origin: Origin = HERE
 
 
 def key_manifest(lock: Lock, base: Base, groups: tuple[str, ...]) -> bytes:
@@ -122,7 +124,7 @@ def _keep_wheels(
     from orchestrator.image.builder import Builder
 
     with single_flight(library.lock_path(f"env-{hex_of(made.key)}"), "this environment's wheels", reporter):
-        kept = wheel_bank.find(library, made.key)
+        kept = wheel_bank.find(library, made.key, lock)
         if kept is None:
             builder = Builder(engine, library, reporter, handover(), network)
             builder.keep_wheels(lock, base, made.key, made.key_manifest)
@@ -157,6 +159,12 @@ def _provide(
 
         for note in notes:
             reporter.note(note)
+        if not fresh:
+            for told in library.refused("env", key):
+                reporter.note(
+                    f"the store has this environment as {told.entry['digest']}, which is not believed "
+                    f"({told.reason}): it is built here, and compared (docs/trust.md)"
+                )
         count = len(lock.packages)
         reporter.stage(
             "environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}"
@@ -171,18 +179,20 @@ def _provide(
             "installed": installed,
             "sbom": sbom,
         }
-        if library.keep("env", key, manifest, result):
+        others = library.keep("env", key, manifest, result)
+        if others:
             reporter.warn(
-                f"drift: the environment {key} was built before with another digest than {layer.digest}"
+                f"drift: the environment {key} was built before with another digest than {layer.digest}: {others}"
             )
         library.bank(layer.digest, "layers")
         return Environment(key, manifest, layer, installed, cached=False, sbom=sbom)
 
 
 def _known(library: Library, key: Digest, manifest: bytes, base: Base) -> Environment | None:
-    found = library.find("env", key)
-    if found is None:
+    known = library.look("env", key)
+    if known is None:
         return None
+    found = known.entry
     try:
         digest, installed = parse_digest(found["digest"]), parse_digest(found["installed"])
         layer = Layer(digest, int(str(found["size"])), "mirage environment")
@@ -197,7 +207,7 @@ def _known(library: Library, key: Digest, manifest: bytes, base: Base) -> Enviro
         sbom: Digest | None = parse_digest(found["sbom"])
     else:
         sbom = _late_bill(key, layer, base, installed, library)
-    return Environment(key, manifest, layer, installed, cached=True, sbom=sbom)
+    return Environment(key, manifest, layer, installed, cached=True, sbom=sbom, origin=known.origin)
 
 
 def _bill(key: Digest, layer: Layer, base: Base, installed: Digest, library: Library) -> bytes:

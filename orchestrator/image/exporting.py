@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Read = Callable[[Digest], Iterator[bytes]]
 
+_CONFIG_LIMIT = 4 << 20  # bytes
+
 
 def to_file(image: Image, tag: str, target: Path, read: Read) -> None:
     """Write the layout as one tar, which engines load too; the same image gives the same bytes.
@@ -147,7 +149,7 @@ def fetch(reference: str, wanted: Wanted, library: Library, reporter: Reporter) 
         manifest = registry.manifest(wanted.digest)
         if of_bytes(manifest) != wanted.digest:
             raise ImageError(f"{reference}: the registry sends another manifest, {of_bytes(manifest)}")
-        config = b"".join(registry.blob(wanted.config_digest))
+        config = b"".join(registry.blob(wanted.config_digest, _CONFIG_LIMIT))
         try:
             image = parse(config, manifest)
         except ValueError as error:
@@ -156,7 +158,7 @@ def fetch(reference: str, wanted: Wanted, library: Library, reporter: Reporter) 
             if library.has(layer.digest):
                 continue
             with library.writer() as writer:
-                for piece in registry.blob(layer.digest):
+                for piece in registry.blob(layer.digest, layer.size):
                     writer.write(piece)
                 got, _ = writer.commit()
             if got != parse_digest(layer.digest):

@@ -15,48 +15,79 @@ from pathlib import Path
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_hasher, parse_digest
-from orchestrator.errors import ImageError
+from orchestrator.errors import ImageError, StoreError
+from orchestrator.image.belief import MACHINE, OWN, Anybody, Belief, Known, Origin, Told, folder_of, results
 from orchestrator.ports import BlobWriter, Store
 from orchestrator.store.cache import cache_folder as cache_folder
 from orchestrator.store.folder import FolderStore
 
 
 class Library:
-    """Layers and key ledgers in the machine's cache, with the project's store behind it."""
+    """Layers and key ledgers in the machine's cache, with the project's store behind it.
 
-    def __init__(self, cache: FolderStore, bank: Store, banked: Iterable[str] = ("layers", "base")) -> None:
+    ``belief`` says what of the store's ledgers counts. What is in the cache, this machine made itself.
+    """
+
+    def __init__(
+        self,
+        cache: FolderStore,
+        bank: Store,
+        banked: Iterable[str] = ("layers", "base"),
+        belief: Belief | None = None,
+    ) -> None:
         self._cache = cache
         self._bank = bank
+        self._belief = belief or Anybody()
         self.banked = frozenset(banked)  # what the project's store is to keep (project.yaml, `bank`)
 
     def banking(self, bank: Store) -> Library:
         """The same cache before another bank: the project's store within a session."""
-        return Library(self._cache, bank, self.banked)
+        return Library(self._cache, bank, self.banked, self._belief)
 
     def find(self, kind: str, key: Digest) -> dict[str, Json] | None:
-        """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable.
+        """What a key led to (the oldest, where there is drift), or None. Raises ImageError if unreadable."""
+        known = self.look(kind, key)
+        return None if known is None else known.entry
+
+    def look(self, kind: str, key: Digest) -> Known | None:
+        """What ``find`` gives, and how it is known: made here, or of the store and believed.
 
         The store is asked only for what this machine does not know.
         """
-        for place in (self._cache, self._bank):
-            found = _results(place, kind, key)
-            if found:
-                return _oldest_first(found)[0]
-        return None
+        here = results(self._cache, kind, key)
+        if here:
+            return Known(_oldest_first(here.values())[0], Origin(MACHINE, OWN))
+        told = self._belief.believed(self._bank, kind, key)
+        return min(told, key=lambda known: str(known.entry.get("created")), default=None)
+
+    def refused(self, kind: str, key: Digest) -> list[Told]:
+        """What the store says that a key led to, and is not believed."""
+        return self._belief.refused(self._bank, kind, key)
 
     def ledger(self, kind: str, key: Digest) -> list[dict[str, Json]]:
-        """Everything that a key ever led to, here or elsewhere, oldest first."""
-        return _oldest_first({**_results(self._bank, kind, key), **_results(self._cache, kind, key)})
+        """Everything that a key ever led to, here or elsewhere and believed, oldest first."""
+        told = {
+            str(known.entry["digest"]): known.entry for known in self._belief.believed(self._bank, kind, key)
+        }
+        here = {str(entry["digest"]): entry for entry in results(self._cache, kind, key).values()}
+        return _oldest_first({**told, **here}.values())
 
-    def keep(self, kind: str, key: Digest, manifest: bytes, result: dict[str, Json]) -> bool:
-        """Write down that ``key`` (made of ``manifest``) led to ``result["digest"]``; True where that is drift."""
-        before = {str(entry["digest"]) for entry in self.ledger(kind, key)}
+    def keep(self, kind: str, key: Digest, manifest: bytes, result: dict[str, Json]) -> str:
+        """Write down that ``key`` (made of ``manifest``) led to ``result["digest"]`` here.
+
+        Gives what else it led to before, here or by the store's word, in words; empty where there is no drift.
+        """
         digest = parse_digest(result["digest"])
-        top = f"keys/{kind}/{hex_of(key)}"
+        others = {str(entry["digest"]): "" for entry in self.ledger(kind, key)}
+        for told in self.refused(kind, key):
+            others.setdefault(str(told.entry["digest"]), f" ({told.reason})")
+        others.pop(digest, None)
+        top = folder_of(kind, key)
         for place in (self._cache, self._bank):
             place.create(f"{top}/manifest.json", manifest)
             place.create(f"{top}/results/{hex_of(digest)}.json", canonical.encode(result))
-        return bool(before - {str(digest)})
+        self._belief.vouch(self._bank, kind, key, result)
+        return ", ".join(f"{other}{reason}" for other, reason in others.items())
 
     def put(self, data: bytes, kind: str = "") -> Digest:
         """Keep small bytes in both places."""
@@ -98,7 +129,7 @@ class Library:
 
     def bank_key(self, kind: str, key: Digest) -> None:
         """Keep in the project's store too what this machine knows of a key, so that another machine finds it."""
-        top = f"keys/{kind}/{hex_of(key)}"
+        top = folder_of(kind, key)
         manifest = f"{top}/manifest.json"
         if self._bank.read(manifest) is None:
             for name in (
@@ -108,6 +139,8 @@ class Library:
                 data = self._cache.read(name)
                 if data is not None:
                     self._bank.create(name, data)
+        for entry in results(self._cache, kind, key).values():
+            self._belief.vouch(self._bank, kind, key, entry, late=True)
 
     def keep_place(self, image: Digest, reference: str, entry: bytes) -> None:
         """Write down in the store, beside what an image's key led to, where the image was pushed to."""
@@ -123,18 +156,14 @@ class Library:
         self, other: FolderStore, layers_of: Callable[[dict[str, Json]], Iterable[Digest]]
     ) -> None:
         """Show another cache all bases that are known here, with their layers (by hard link where possible)."""
-        for place in (self._bank, self._cache):
-            for kind in ("base", "recipe", "dockerfile"):
-                for name in place.keys(f"keys/{kind}/"):
-                    data = place.read(name)
-                    if data is None:
-                        continue
-                    other.create(name, data)
-                    if kind == "base" and "/results/" in name:
-                        entry = canonical.decode(data)
-                        assert isinstance(entry, dict)
-                        for digest in layers_of(entry):
-                            self._lend(other, digest)
+        for kind in ("base", "recipe", "dockerfile"):
+            for key in {*_keys(self._bank, kind), *_keys(self._cache, kind)}:
+                for entry in self.ledger(kind, key):
+                    digest = parse_digest(entry["digest"])
+                    name = f"{folder_of(kind, key)}/results/{hex_of(digest)}.json"
+                    other.create(name, canonical.encode(entry))
+                    for each in layers_of(entry) if kind == "base" else ():
+                        self._lend(other, each)
 
     def _lend(self, other: FolderStore, digest: Digest) -> None:
         if other.has(digest):
@@ -178,23 +207,11 @@ class Library:
         return folder / name
 
 
-def _results(place: Store, kind: str, key: Digest) -> dict[str, dict[str, Json]]:
-    """The results of a key in one place, by name. Raises ImageError for one that is damaged."""
-    found: dict[str, dict[str, Json]] = {}
-    for name in place.keys(f"keys/{kind}/{hex_of(key)}/results/"):
-        try:
-            entry = canonical.decode(place.read(name) or b"")
-        except ValueError:
-            entry = None
-        expected = name.rpartition("/")[2].removesuffix(".json")
-        if not isinstance(entry, dict) or entry.get("digest") != f"sha256:{expected}":
-            raise ImageError(
-                f"{name} in {place.location} is damaged",
-                hint="remove that file: what it stands for is then built again",
-            )
-        found[name] = entry
-    return found
+def _oldest_first(found: Iterable[dict[str, Json]]) -> list[dict[str, Json]]:
+    return sorted(found, key=lambda entry: str(entry.get("created")))
 
 
-def _oldest_first(found: dict[str, dict[str, Json]]) -> list[dict[str, Json]]:
-    return sorted(found.values(), key=lambda entry: str(entry.get("created")))
+def _keys(place: Store, kind: str) -> Iterator[Digest]:
+    for name in place.keys(f"keys/{kind}/"):
+        with suppress(StoreError):
+            yield parse_digest(f"sha256:{name.split('/')[2]}")

@@ -22,6 +22,8 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_CONFIG = {"architecture", "os", "created", "config", "rootfs", "history"}
+_SETTINGS = {"Env", "Cmd", "WorkingDir", "User", "Labels"}
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,14 @@ def parse(config: bytes, manifest: bytes) -> Image:
     """Read back an image that this module wrote; raises ValueError where it is not one, or not whole."""
     described: Any = canonical.decode(config)
     listed: Any = canonical.decode(manifest)
+    if not isinstance(described, dict) or not set(described) <= _CONFIG:
+        raise ValueError("an image's config that Mirage did not write")
+    settings = described.get("config")
+    if not isinstance(settings, dict) or not set(settings) <= _SETTINGS:
+        # volumes, for instance, are made by an engine wherever such an image is started, and can be written to
+        raise ValueError(
+            f"an image's config that Mirage did not write: {sorted(map(str, settings or ()))}"[:200]
+        )
     try:
         layers = tuple(
             Layer(parse_digest(item["digest"]), int(item["size"]), str(history["created_by"]))

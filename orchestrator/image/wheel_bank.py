@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ from urllib.parse import unquote, urlsplit
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
-from orchestrator.errors import ImageError, LockError
+from orchestrator.errors import ImageError, LockError, MirageError
 from orchestrator.image import installer
 from orchestrator.image.base import Base
 from orchestrator.image.library import Library
 from orchestrator.image.wheels import Wheel, Workshop
 from orchestrator.locks import pylock, selection
-from orchestrator.locks.pinned import Lock, normal_name
+from orchestrator.locks.pinned import Lock, Pinned, normal_name
 from orchestrator.locks.source import LockSource, toml
 from orchestrator.locks.target import Target
 
+_FILE = re.compile(r"[A-Za-z0-9_.+!-]+\.whl")  # binary distribution format: what may stand in a wheel's name
 _FETCH = Path(__file__).parent / "fetch_in_builder.py"
 
 
@@ -47,12 +49,31 @@ class Banked:
         return Wheel(self.package, self.file, self.digest, self.source)
 
 
-def find(library: Library, key: Digest) -> tuple[Banked, ...] | None:
-    """The wheels of an environment by its key, where all of them are kept."""
-    kept = library.find("wheels", key)
-    if kept is None or not library.has(parse_digest(kept["digest"])):
+def find(library: Library, key: Digest, lock: Lock | None = None) -> tuple[Banked, ...] | None:
+    """The wheels of an environment by its key, where all of them are kept; without ``lock`` as the list tells them, for
+    whoever installs nothing.
+
+    A wheel counts where its bytes have a hash of the lock, whoever kept it. Where the lock has none, and for what was
+    built from a source distribution, the list that names it must be believed (belief.py).
+    """
+    known = library.look("wheels", key)
+    if known is not None:
+        return _listed(library, known.entry, lock, sure=True)
+    for told in library.refused("wheels", key):
+        with suppress(MirageError, ValueError, KeyError, TypeError):
+            found = _listed(library, told.entry, lock, sure=False)
+            if found is not None:
+                return found
+    return None
+
+
+def _listed(
+    library: Library, entry: Mapping[str, Json], lock: Lock | None, *, sure: bool
+) -> tuple[Banked, ...] | None:
+    digest = parse_digest(entry["digest"])
+    if not library.has(digest):
         return None
-    listed: Any = canonical.decode(b"".join(library.read(parse_digest(kept["digest"]))))
+    listed: Any = canonical.decode(b"".join(library.read(digest)))
     found = tuple(
         Banked(
             str(each["package"]),
@@ -63,17 +84,34 @@ def find(library: Library, key: Digest) -> tuple[Banked, ...] | None:
         )
         for each in listed
     )
+    if lock is not None:
+        by_name = {each.package: each for each in found}
+        wanted = {package.name: package for package in lock.packages}
+        if set(by_name) != set(wanted):
+            return None
+        if not all(_fits(by_name[name], package, sure=sure) for name, package in wanted.items()):
+            return None
     return found if all(library.has(each.digest) for each in found) else None
+
+
+def _fits(kept: Banked, package: Pinned, *, sure: bool) -> bool:
+    """Whether a kept wheel is the package that the lock means, by hash; by the list's word where it is ``sure``."""
+    if not _FILE.fullmatch(kept.file):
+        return False
+    if kept.source:
+        return sure
+    hashes = [each for each in package.hashes if each.startswith("sha256:")]
+    return kept.digest in hashes if hashes else sure
 
 
 def bank(library: Library, key: Digest, found: tuple[Banked, ...]) -> None:
     """Keep in the project's store what ``find`` found on this machine: the wheels, the list of them, and the key."""
     for each in found:
         library.bank(each.digest, "wheels")
-    kept = library.find("wheels", key)
-    assert kept is not None, "it was found just now"
-    library.bank(parse_digest(kept["digest"]), "wheels")
-    library.bank_key("wheels", key)
+    known = library.look("wheels", key)
+    if known is not None:  # else the store has it from somebody else, and it is there already
+        library.bank(parse_digest(known.entry["digest"]), "wheels")
+        library.bank_key("wheels", key)
 
 
 def keep(

@@ -197,9 +197,10 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
             "created": str(time.time_ns()),
             "file": file,
         }
-        if shop.library.keep("wheel", wheel_key, manifest, result):
+        others = shop.library.keep("wheel", wheel_key, manifest, result)
+        if others:
             shop.reporter.warn(
-                f"drift: {file} was built before with other bytes; the first is used where it is"
+                f"drift: {file} is {digest} now, and was built before as {others}; the first is used where it is"
             )
         return Wheel(package.name, file, digest, _source(package))
 

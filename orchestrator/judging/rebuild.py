@@ -42,6 +42,7 @@ class Rebuilt:
             imageKey=image.key.digest,
             envKey=made.environment.key,
             python=made.base.python.version,
+            environment=made.environment.origin.to_json(),
         )
         dependencies["base-image"].update(uri=made.base.source, digest={"sha256": hex_of(made.base.digest)})
         dependencies["image"].update(

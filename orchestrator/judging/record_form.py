@@ -89,9 +89,17 @@ _INTERNAL = fields(
         "timeout": optional(number()),
         "reproduces": optional(fields({"run": RUN_ID, "record": DIGEST})),
         "retryOf": optional(fields({"run": RUN_ID, "record": DIGEST})),
+        "environment": fields(
+            {
+                "from": one_of("built", "machine", "store"),
+                "because": one_of("own", "any", "signed"),
+                "keyid": optional(text(r"SHA256:[A-Za-z0-9+/]{43}", "a key's fingerprint")),
+            }
+        ),
         "sandbox": _SANDBOX,
     },
-    absent=("retryOf",),  # of records from before runs were made again
+    # of records from before runs were made again, and from before it was said where an environment came from
+    absent=("retryOf", "environment"),
 )
 
 

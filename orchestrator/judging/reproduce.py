@@ -17,6 +17,7 @@ from orchestrator.definition import GRACE
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import CannotVerify, EngineError, ImageError, Interrupted
 from orchestrator.image import restoring
+from orchestrator.image.base_image import pairs
 from orchestrator.image.restoring import Wanted
 from orchestrator.judging import record_form
 from orchestrator.judging.blobs import MISSING, OK, Blobs
@@ -134,6 +135,10 @@ def _spec(services: Services, record: Record, found: Found) -> RunSpec:
     external, internal = record.external, record.internal
     sandbox, run_id = internal["sandbox"], new_run_id()
     env = {**external["env"], **internal["determinism"], "MIRAGE_RUN_ID": run_id}
+    # a record may set what a project may not (LD_PRELOAD), and so may the image that it names
+    found_image = services.engine.image(found.engine_id)
+    set_there = found_image.env if found_image is not None else ()
+    services.executor.check_gpus(tuple(external["gpus"]), (*pairs(set_there), *external["env"].items()))
     return RunSpec(
         run_id=run_id,
         project=external["project"],

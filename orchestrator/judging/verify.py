@@ -63,7 +63,7 @@ def verify(
         return _findings(checks)
     try:
         found.all()
-        check_image(record, store, project, engine, checks)
+        check_image(record, store, project, engine, checks, trust)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # a form that was met and still cannot be followed is no record of ours
         checks.add("record", MISMATCH, f"it cannot be followed: {error!r}")

@@ -9,6 +9,7 @@ from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError, MirageError, SourceError
 from orchestrator.image import restoring
+from orchestrator.image.belief import ANY, Origin
 from orchestrator.image.oci import Image, timestamp
 from orchestrator.image.restoring import Wanted
 from orchestrator.judging.blobs import MISMATCH, MISSING, OK, Blobs
@@ -16,6 +17,8 @@ from orchestrator.judging.record import Record, recorded_key, sha256_of, wanted_
 from orchestrator.key import Key
 from orchestrator.ports import Engine, Store
 from orchestrator.source import git
+from orchestrator.trust import claims
+from orchestrator.trust.trusted import Trust
 
 
 class Checks:
@@ -44,12 +47,20 @@ class Checks:
         return state == OK
 
 
-def check(record: Record, store: Store, project: Path, engine: Engine | None, checks: Checks) -> None:
+def check(
+    record: Record,
+    store: Store,
+    project: Path,
+    engine: Engine | None,
+    checks: Checks,
+    trust: Trust | None = None,
+) -> None:
     """All checks of this module."""
     verification = _Image(record, store, checks)
     verification.agreement()
     verification.config()
     verification.image(engine)
+    verification.environment(trust or Trust())
     verification.keys()
     verification.source(project)
 
@@ -126,6 +137,22 @@ class _Image:
             how += ["restorable from the store"] if set(states.values()) == {OK} else []
             checks.add("image", OK, f"{wanted.digest}, {len(states)} layers, {' and '.join(how)}")
         self._labels(kept)
+
+    def environment(self, trust: Trust) -> None:
+        """Where the layer of the packages came from, and who signs that its key led to it."""
+        told = self._internal.get("environment")
+        try:
+            image = restoring.kept(self._store, self._wanted)
+        except ImageError:
+            return
+        layers = () if image is None else image.layers
+        layer = next((each.digest for each in layers if each.created_by == "mirage environment"), None)
+        if told is None or layer is None:  # a record of before, or an image that the store does not describe
+            return
+        origin = Origin(told["from"], told["because"], told["keyid"], trust.name_of(told["keyid"]) or "")
+        signed = claims.of_layer(self._store, "env", parse_digest(self._internal["envKey"]), layer, trust)
+        state = "unsigned" if origin.because == ANY and not signed.startswith("signed by") else OK
+        self._checks.add("environment", state, f"{layer} was {origin.told()}; in this store {signed}")
 
     def _labels(self, image: Image) -> None:
         """What the image says of itself, which its digest holds fast."""

@@ -61,6 +61,9 @@ class _KnownShelf(Shelf):
         """The base that is known, or NotMade."""
         return self.find(digest) or _refuse(name)
 
+    def _again(self, base: Base) -> Base:
+        return base  # its layers are those of its digest; what is said of them is good enough for a question
+
     def _bank(self, image: Image) -> None:
         pass
 
@@ -159,9 +162,15 @@ def explain(
 def _hit(kind: str, key: Key, library: Library, first: RunId | None) -> tuple[bool, str]:
     if kind == "run":
         return (True, "a run did the same") if first else (False, "no run did the same")
-    known = library.find(kind, key.digest)
+    known = library.look(kind, key.digest)
     if known is None:
-        return False, "it would be built"
-    if kind == "env" and not library.has(parse_digest(known["digest"])):
+        told = library.refused(kind, key.digest) if kind == "env" else []
+        return False, "; ".join(
+            [
+                *(f"the store has {each.entry['digest']}, not believed ({each.reason})" for each in told),
+                "it would be built",
+            ]
+        )
+    if kind == "env" and not library.has(parse_digest(known.entry["digest"])):
         return False, "it was built before, and its layer is gone: it would be built again"
-    return True, "it is there already"
+    return True, f"it is there already: {known.origin.told()}" if kind == "env" else "it is there already"

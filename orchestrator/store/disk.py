@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUP
 # Nanoseconds within which two changes of a file may carry one time stamp, with room for coarse file systems.
 RACY = 2 * 10**9
 _FEW = 16
+_LONGEST = 512 << 20  # bytes; what names most, what a collection condemned, is far smaller
 
 _HINTS = {
     errno.ENOSPC: "free some space (`mirage doctor` shows where it went), then run the command again",
@@ -39,6 +41,50 @@ def told(what: str) -> Iterator[None]:
         raise StoreError(
             f"cannot {what}: {error.strerror or error}", hint=_HINTS.get(error.errno or 0)
         ) from error
+
+
+def open_regular(path: str) -> int:
+    """Open a file for reading, and nothing else that others may have put there: no link, no pipe, no device.
+
+    Raises OSError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise OSError(errno.EINVAL, "it is no regular file", path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor
+
+
+def read_regular(path: str) -> bytes:
+    """The bytes of an object's file. Raises OSError, also for one that no object of ours is as long as."""
+    with open(open_regular(path), "rb") as source:
+        data = source.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise OSError(errno.EFBIG, "it is too large for an object", path)
+    return data
+
+
+@contextmanager
+def folder_below(root: str, parts: Sequence[str]) -> Iterator[int]:
+    """A folder below ``root`` as a descriptor, reached through folders only: who deletes in a store that others write to
+    must not be led out of it by a link. Raises OSError.
+    """
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts:
+            inner = os.open(
+                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor
+            )
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

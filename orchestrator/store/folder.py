@@ -18,8 +18,8 @@ from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_has
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import DOUBT, Held
 from orchestrator.store import folder_upkeep
-from orchestrator.store.disk import NO_LINK, sync, told, write_all
-from orchestrator.store.keys import FORMAT, check_format, check_key, is_key_part
+from orchestrator.store.disk import NO_LINK, folder_below, open_regular, read_regular, sync, told, write_all
+from orchestrator.store.keys import FORMAT, accumulated, check_format, check_key, is_key_part
 from orchestrator.store.probing import probe
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
@@ -54,6 +54,11 @@ class FolderStore:
             store._make()
             described = store.read("store.json")
         check_format(described, str(root), "folder")
+        if os.path.islink(store._staging):
+            raise StoreError(
+                f"{store._staging} is a link: a store's files are written beside its blobs",
+                hint="somebody else may have put it there: look where it leads, and remove it",
+            )
         with suppress(StoreError):
             store.sweep(_STALE, pretend=False)
         return store
@@ -128,7 +133,7 @@ class FolderStore:
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading."""
         try:
-            return open(self._blob(digest), "rb")  # a path object takes longer than the file
+            return open(open_regular(self._blob(digest)), "rb")
         except FileNotFoundError as error:
             self._doubt(digest)
             raise StoreError(
@@ -294,8 +299,7 @@ class FolderStore:
     def read(self, key: str) -> bytes | None:
         """The object's bytes, or None."""
         try:
-            with open(self._key_name(key), "rb") as source:
-                return source.read()
+            return read_regular(self._key_name(key))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -304,6 +308,8 @@ class FolderStore:
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix, in bytewise order; what others put there (`.nfs0001`) is passed over."""
         pending = [(str(self._key_path(prefix.rstrip("/"))), prefix.rstrip("/"))]
+        if any(os.path.islink(f"{self._root}/{part}") for part in accumulated(prefix.rstrip("/"))):
+            return
         found: list[str] = []
         while pending:
             folder, key = pending.pop()
@@ -333,7 +339,7 @@ class FolderStore:
 
     def remove(self, digests: Iterable[Digest]) -> int:
         """Remove blobs; missing is fine."""
-        return folder_upkeep.remove(self, self._blobs, digests)
+        return folder_upkeep.remove(self, digests)
 
     def loose(self) -> Iterator[Digest]:
         """Blobs that can be written to, or were touched."""
@@ -356,8 +362,14 @@ class FolderStore:
 
     def discard(self, key: str) -> None:
         """Remove an object; missing is fine."""
-        with told(f"remove {key} from the store {self._root}"), suppress(FileNotFoundError):
-            self._key_path(key).unlink()
+        check_key(key)
+        *parts, name = key.split("/")
+        with (
+            told(f"remove {key} from the store {self._root}"),
+            suppress(FileNotFoundError),
+            folder_below(str(self._root), parts) as folder,
+        ):
+            os.unlink(name, dir_fd=folder)
 
     def sweep(self, older_than: float, *, pretend: bool) -> tuple[int, int]:
         """Remove what dead writers left under `staging/`."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from orchestrator.digest import Digest, hex_of, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
-from orchestrator.store.disk import sync, told, write_all
-from orchestrator.store.staging import BLOB_MTIME, Place, seal, staged_name
+from orchestrator.store.disk import folder_below, sync, told, write_all
+from orchestrator.store.staging import BLOB_MTIME, STAGED, Place, seal, staged_name
 
 
 def now(place: Place) -> float:
@@ -42,14 +42,17 @@ def blobs(place: Place, top: str) -> Iterator[Held]:
                             yield Held(digest, status.st_size, max(0.0, moment - status.st_ctime))
 
 
-def remove(place: Place, top: str, digests: Iterable[Digest]) -> int:
+def remove(place: Place, digests: Iterable[Digest]) -> int:
     """Unlink blobs; what is mounted into a run by a hard link keeps its bytes there."""
     count = 0
     with told(f"remove a blob of {place.location}"):
         for digest in digests:
             name = hex_of(parse_digest(digest))
-            with suppress(FileNotFoundError):
-                os.unlink(f"{top}/{name[:2]}/{name}")
+            with (
+                suppress(FileNotFoundError),
+                folder_below(place.location, ("blobs", "sha256", name[:2])) as folder,
+            ):
+                os.unlink(name, dir_fd=folder)
                 count += 1
     return count
 
@@ -97,16 +100,26 @@ def replace(place: Place, target: str, data: bytes, durable: bool) -> None:
 
 
 def sweep(place: Place, older_than: float, pretend: bool) -> tuple[int, int]:
-    """Remove old files under `staging/`; not by mtime, which a finished blob has fixed."""
+    """Remove old files under `staging/`; not by mtime, which a finished blob has fixed.
+
+    Only what has a name that writers give: whoever writes to the store may have put a link in the place of the folder,
+    which is not followed, or things of others into it.
+    """
     count = size = 0
     moment = now(place)
-    with suppress(FileNotFoundError), os.scandir(place.staging()) as items:
+    with (
+        suppress(OSError),
+        folder_below(place.location, (os.path.basename(place.staging()),)) as folder,
+        os.scandir(folder) as items,
+    ):
         for item in items:
             with suppress(OSError):
                 status = item.stat(follow_symlinks=False)
+                if not stat.S_ISREG(status.st_mode) or not STAGED.fullmatch(item.name):
+                    continue
                 if moment - status.st_ctime >= older_than:
                     if not pretend:
-                        os.unlink(item.path)
+                        os.unlink(item.name, dir_fd=folder)
                     count, size = count + 1, size + status.st_size
     return count, size
 

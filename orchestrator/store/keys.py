@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import accumulate
+
 from orchestrator import canonical
 from orchestrator.errors import StoreError
 
@@ -12,6 +15,11 @@ _KEY_PART = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234
 def is_key_part(part: str) -> bool:
     """Whether this may stand between two slashes of a key."""
     return bool(part) and part[0] != "." and len(part) <= 255 and _KEY_PART.issuperset(part)
+
+
+def accumulated(key: str) -> Iterator[str]:
+    """A key's beginnings, part by part: `a`, `a/b`, `a/b/c`."""
+    return accumulate(key.split("/"), lambda above, part: f"{above}/{part}")
 
 
 def check_key(key: str) -> None:

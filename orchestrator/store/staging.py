@@ -6,6 +6,7 @@ A blob's name is given by rename(2), so it is never torn, and one that was damag
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -44,6 +45,9 @@ class Place(Protocol):
 
     def present(self, digest: Digest, size: int) -> bool:
         """Whether the blob is there and may be trusted."""
+
+
+STAGED = re.compile(r"[0-9]+-[0-9a-f]{16}(\.[12])?")  # the names that are given there
 
 
 def staged_name(place: Place) -> str:
