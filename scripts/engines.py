@@ -5,7 +5,7 @@ containerd image store, and podman. Both come from a newer Debian suite, in a ro
     scripts/engines.py root containerd|podman          make its root (once)
     scripts/engines.py exec containerd|podman -- CMD   start that engine, run CMD with DOCKER_HOST, end it
 
-The engine runs in a mount namespace of its own with that root (pivot_root: in a plain chroot `docker exec` would enter
+The engine runs in mount and process namespaces of its own with that root (pivot_root: in a plain chroot `docker exec` would enter
 this machine's root), sees this machine's other top-level folders at their own paths, keeps its data in a folder that
 is gone afterwards, and touches neither this machine's firewall nor its other engine: containers that need a
 network ask for `host`. Needs root. Standard library only.
@@ -70,7 +70,9 @@ set -eu
 root=$1; shift
 mount --make-rprivate /
 mount --bind "$root" "$root"
-for name in proc sys dev $1; do
+mkdir -p "$root/proc"
+mount -t proc proc "$root/proc"
+for name in sys dev $1; do
   mkdir -p "$root/$name"
   mount --rbind "/$name" "$root/$name"
 done
@@ -91,7 +93,13 @@ cd "$root"
 pivot_root . .outside
 umount -l /.outside
 mount --make-rshared /
-exec "$@"
+# the first of its own processes: takes in what a dead parent leaves (conmon, shims), and all ends with it
+"$@" &
+engine=$!
+trap 'kill -TERM $engine' TERM
+while kill -0 $engine 2>/dev/null; do
+  wait $engine || true
+done
 """
 
 
@@ -153,7 +161,8 @@ def engine(kind: str) -> Iterator[str]:
     shown = sorted(each.name for each in Path("/").iterdir() if each.name not in _OWN and _is_folder(each))
     own = _mounted(folder(), shown)
     bridge = f"br{os.getpid()}"[:15]
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _INSIDE, "sh"]
+    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
+    command += ["sh", "-c", _INSIDE, "sh"]
     command += [str(system), " ".join([*shown, *own])]
     command += _docker(place, address, bridge) if kind == "containerd" else _podman(place, address)
     env = {"PATH": packages.SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
@@ -244,7 +253,10 @@ def _wait(process: subprocess.Popen[bytes], address: Path, log: Path) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
+    """End the engine, and with it whatever it started: unshare(1) waits for the first of its processes, which is told."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGTERM)
     try:
         process.wait(30)
     except subprocess.TimeoutExpired:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.digest import Digest, of_bytes
+from orchestrator.engine_values import LoadedImage
 from orchestrator.errors import EngineError, ImageError
 from orchestrator.image import layer, loading, oci
 from orchestrator.image.layer import Entry
@@ -249,6 +250,36 @@ def test_a_parent_that_is_not_in_the_engine_is_sent_whole(shelf: Shelf) -> None:
     counting = CountingEngine()
     loading.ensure(counting, image, shelf.tag(image), (Parent(shelf.tag(base), base),), shelf.read)
     assert [load > BIG for load in counting.loads] == [True]
+
+
+def test_an_image_that_shares_the_lower_layers_spares_sending_them(shelf: Shelf) -> None:
+    lower, middle = shelf.layer("a", BIG), shelf.layer("b", BIG)
+    other, image = shelf.image(lower, middle, shelf.layer("c")), shelf.image(lower, middle, shelf.layer("d"))
+    loading.ensure(engine(), other, shelf.tag(other), (), shelf.read)
+    counting = CountingEngine()
+    beside = [(3, "mirage/test:never"), (3, shelf.tags[0]), (2, shelf.tags[0])]
+    engine_id = loading.ensure(counting, image, shelf.tag(image), (), shelf.read, beside=beside)
+    assert [load > 20_000 for load in counting.loads] == [False]
+    assert loading.find(engine(), shelf.tags[1], image) == engine_id
+    engine().remove_image(shelf.tags[0])
+    assert loading.find(engine(), shelf.tags[1], image) == engine_id
+
+
+def test_an_engine_that_calls_the_image_by_another_id_is_not_believed(shelf: Shelf) -> None:
+    """It holds our layers under our tag, but what it would run is not what was built."""
+
+    class Other(CountingEngine):
+        def image(self, reference: str) -> LoadedImage | None:
+            found = super().image(reference)
+            return found and replace(found, id=of_bytes(b"another"))
+
+    image, counting = shelf.image(shelf.layer("a")), Other()
+    with pytest.raises(ImageError, match="holds another one") as caught:
+        loading.ensure(counting, image, shelf.tag(image), (), shelf.read)
+    assert image.digest in caught.value.message
+    assert of_bytes(b"another") in caught.value.message
+    assert "image store may be damaged" in (caught.value.hint or "")
+    assert engine().image(shelf.tags[0]) is None, "nobody runs it by its tag"
 
 
 def test_a_parent_with_other_layers_is_no_parent(shelf: Shelf) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from orchestrator.cli.terminal import print_json
-from orchestrator.cli.wiring import Workplace
+from orchestrator.cli.wiring import EngineSoon, Workplace
 from orchestrator.sizes import readable_size
 
 if TYPE_CHECKING:
@@ -136,13 +136,14 @@ def _config_options(required: bool) -> Callable[[_Command], _Command]:
 
 def _request(config_file: Path, overrides: tuple[str, ...], snapshot: bool) -> tuple[Workplace, Config]:
     """The project that a config lies in, and the config."""
+    engine = EngineSoon()
     from orchestrator.config import find_project, load_config, load_project
 
     start = config_file.resolve().parent
     project = load_project(find_project(start if start.is_dir() else Path.cwd()))
     flags: dict[str, Json] = {"dirty": "snapshot"} if snapshot else {}
     config = load_config(project, config_file, overrides, flags)
-    return Workplace(project, config.settings), config
+    return Workplace(project, config.settings, engine), config
 
 
 @image.command("build", context_settings=_HELP)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.config import Config
-from orchestrator.digest import Digest, hex_of, of_bytes
+from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError
 from orchestrator.image import layer, loading
 from orchestrator.image.base import Base
@@ -26,6 +27,7 @@ from orchestrator.single_flight import single_flight
 from orchestrator.source.content import read_blobs
 from orchestrator.source.snapshot import Snapshot, SourceFile
 
+CODE_LAYER = 1  # counts up when the same files would give another layer
 # What `User` says in the image; a run is started as the caller instead.
 _IMAGE_USER = "10001:10001"
 _CONFIG_SUFFIXES = (b".yaml", b".yml")
@@ -124,7 +126,7 @@ def _made(
     image = known if known is not None and all(map(library.has, known.diff_ids)) else None
     if image is None:
         reporter.stage("image", "assembling the run image")
-        image = _assemble(recipe, key, sdk, library)
+        image = _assemble(recipe, key, sdk, library, fresh=fresh)
         result: dict[str, Json] = {
             "digest": image.digest,
             "created": str(time.time_ns()),
@@ -139,7 +141,16 @@ def _made(
     base = loading.Parent(recipe.base.tag, recipe.base.image)
     if loading.find(engine, environment.tag, environment.image) is None:
         loading.ensure(engine, environment.image, environment.tag, (base,), library.read)
-    engine_id = loading.ensure(engine, image, loading.tag_of("run", image), (environment, base), library.read)
+    tag = loading.tag_of("run", image)
+    # from all layers down to the SDK's: the environment's own image holds what lies below
+    chains = [
+        (count, f"chains/{loading.chain_of(image.diff_ids[:count])}")
+        for count in range(len(image.layers), len(environment.image.layers), -1)
+    ]
+    beside = ((count, other) for count, name in chains if (other := library.noted(name)))
+    engine_id = loading.ensure(engine, image, tag, (environment, base), library.read, beside=beside)
+    for _, name in chains:
+        library.note(name, tag)
     return RunImage(image, key, engine_id, cached=False)
 
 
@@ -158,10 +169,10 @@ def _known(library: Library, key: Key, below: tuple[Digest, ...]) -> Image | Non
     return image if image.diff_ids[: len(below)] == below and image.digest == found["digest"] else None
 
 
-def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
+def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library, *, fresh: bool) -> Image:
     code, config = _split(recipe.snapshot.files, recipe.config.path)
     try:
-        code_layer = layer.to_bytes(_code(code))
+        code_layer = _code_layer(code, library, fresh=fresh)
         config_layer = layer.to_bytes(_configuration(config, recipe.config))
     except LayerError as error:
         raise ImageError(
@@ -171,7 +182,7 @@ def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
         *recipe.base.image.layers,
         recipe.environment.layer,
         _keep(library, sdk, "mirage sdk"),
-        _keep(library, code_layer, "mirage code"),
+        code_layer,
         _keep(library, config_layer, "mirage config"),
     )
     return build(recipe.base.platform, layers, _run_config(recipe, key), recipe.snapshot.commit_time)
@@ -180,6 +191,21 @@ def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library) -> Image:
 def _keep(library: Library, data: bytes, created_by: str) -> Layer:
     digest = library.put(data, "layers")
     return Layer(digest, len(data), created_by)
+
+
+def _code_layer(files: Sequence[SourceFile], library: Library, *, fresh: bool) -> Layer:
+    """The layer of the code: known by git's names of its files' contents, or made of them now.
+
+    Raises LayerError, SourceError.
+    """
+    listed = canonical.encode([[file.path.hex(), file.mode, file.oid, file.lfs] for file in files])
+    note = f"code/{CODE_LAYER}-{hex_of(of_bytes(listed))}"
+    digest, _, size = ("" if fresh else library.noted(note)).partition(" ")
+    if digest and library.has(parse_digest(digest)):
+        return Layer(parse_digest(digest), int(size), "mirage code")
+    made = _keep(library, layer.to_bytes(_code(files)), "mirage code")
+    library.note(note, f"{made.digest} {made.size}")
+    return made
 
 
 def _split(files: Iterable[SourceFile], config_path: str) -> tuple[list[SourceFile], list[SourceFile]]:

@@ -6,10 +6,10 @@ and id are checked after every load, and a load with omitted layers that fails i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.digest import Digest, hex_of
+from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.engine_values import LoadedImage
 from orchestrator.errors import EngineError, ImageError
 from orchestrator.image.oci import Image, archive
@@ -47,27 +47,29 @@ def matches(found: LoadedImage, image: Image) -> bool:
     )
 
 
+def chain_of(diff_ids: Sequence[Digest]) -> str:
+    """A name for layers in their order: an engine has one of them for certain only above the same ones."""
+    return hex_of(of_bytes("\n".join(diff_ids).encode()))
+
+
 def ensure(
     engine: Engine,
     image: Image,
     tag: str,
     parents: Sequence[Parent],
     read: Callable[[Digest], Iterator[bytes]],
+    *,
+    beside: Iterable[tuple[int, str]] = (),
 ) -> str:
     """The engine's id of the image, loaded first if need be.
 
-    ``parents`` with the most layers come first. Raises ImageError where the engine ends up with anything
-    but this image.
+    ``parents`` with the most layers come first. ``beside`` are images that may share more with it than they: how
+    many of its layers, and the tag; most first. Raises ImageError where the engine ends up with anything but this image.
     """
     present = find(engine, tag, image)
     if present is not None:
         return present
-    omit: frozenset[Digest] = frozenset()
-    for parent in parents:
-        shares = image.diff_ids[: len(parent.image.layers)] == parent.image.diff_ids
-        if shares and find(engine, parent.tag, parent.image) is not None:
-            omit = frozenset(parent.image.diff_ids)
-            break
+    omit = _there(engine, image, beside) or _below(engine, image, parents)
     attempts = [omit, frozenset[Digest]()] if omit else [omit]
     trouble: EngineError | None = None
     for left_out in attempts:
@@ -89,3 +91,22 @@ def ensure(
         f"(expected {image.config_digest} or {image.digest}, got {found.id if found else 'nothing'})",
         hint="the engine's image store may be damaged: restart it, or prune it, and run again",
     )
+
+
+def _there(engine: Engine, image: Image, beside: Iterable[tuple[int, str]]) -> frozenset[Digest]:
+    """The layers that an image with the same lower ones holds in the engine."""
+    for count, tag in beside:
+        found = engine.image(tag)
+        shared = image.diff_ids[:count]
+        if found is not None and found.architecture != "" and found.diff_ids[:count] == shared:
+            return frozenset(shared)
+    return frozenset()
+
+
+def _below(engine: Engine, image: Image, parents: Sequence[Parent]) -> frozenset[Digest]:
+    """The layers of the first of the parents that the engine has whole."""
+    for parent in parents:
+        shares = image.diff_ids[: len(parent.image.layers)] == parent.image.diff_ids
+        if shares and find(engine, parent.tag, parent.image) is not None:
+            return frozenset(parent.image.diff_ids)
+    return frozenset()

@@ -68,13 +68,16 @@ def layers(cache: FolderStore, wanted: set[str], older_than: float) -> Iterator[
 
 
 def forget_added(cache: Path) -> int:
-    """Remove what the cache remembers of folders that nobody added for 90 days; gives how many notes there were."""
+    """Remove what the cache remembers of folders, code layers and images' layers that nobody asked for in 90 days;
+    gives how many notes there were.
+    """
     count = 0
-    with suppress(FileNotFoundError), os.scandir(cache / "stat") as items:
-        for item in items:
-            with suppress(OSError):
-                status = item.stat(follow_symlinks=False)
-                if time.time() - max(status.st_atime, status.st_mtime) > _REMEMBERED:
-                    os.unlink(item.path)
-                    count += 1
+    for folder in ("stat", "notes/code", "notes/chains"):
+        with suppress(FileNotFoundError), os.scandir(cache / folder) as items:
+            for item in items:
+                with suppress(OSError):
+                    status = item.stat(follow_symlinks=False)
+                    if time.time() - max(status.st_atime, status.st_mtime) > _REMEMBERED:
+                        os.unlink(item.path)
+                        count += 1
     return count
