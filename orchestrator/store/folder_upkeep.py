@@ -7,12 +7,15 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.digest import Digest, hex_of, parse_digest
 from orchestrator.errors import StoreError
-from orchestrator.ports_upkeep import Held
 from orchestrator.store.disk import sync, told, write_all
 from orchestrator.store.staging import BLOB_MTIME, Place, seal, staged_name
+
+if TYPE_CHECKING:
+    from orchestrator.ports_upkeep import Held
 
 
 def now(place: Place) -> float:
@@ -30,6 +33,8 @@ def now(place: Place) -> float:
 
 def blobs(place: Place, top: str) -> Iterator[Held]:
     """Every blob below `blobs/sha256`; a blob's mtime is fixed, so its age is that of its last change of name or mode."""
+    from orchestrator.ports_upkeep import Held
+
     moment = now(place)
     with told(f"list the blobs of {place.location}"):
         for folder in sorted(os.listdir(top)):
@@ -99,15 +104,19 @@ def replace(place: Place, target: str, data: bytes, durable: bool) -> None:
 def sweep(place: Place, older_than: float, pretend: bool) -> tuple[int, int]:
     """Remove old files under `staging/`; not by mtime, which a finished blob has fixed."""
     count = size = 0
+    items: list[os.DirEntry[str]] = []
+    with suppress(FileNotFoundError), os.scandir(f"{place.location}/staging") as found:
+        items = list(found)
+    if not items:
+        return 0, 0  # each opening of a store comes by here: nothing is written where nothing was left
     moment = now(place)
-    with suppress(FileNotFoundError), os.scandir(place.staging()) as items:
-        for item in items:
-            with suppress(OSError):
-                status = item.stat(follow_symlinks=False)
-                if moment - status.st_ctime >= older_than:
-                    if not pretend:
-                        os.unlink(item.path)
-                    count, size = count + 1, size + status.st_size
+    for item in items:
+        with suppress(OSError):
+            status = item.stat(follow_symlinks=False)
+            if moment - status.st_ctime >= older_than:
+                if not pretend:
+                    os.unlink(item.path)
+                count, size = count + 1, size + status.st_size
     return count, size
 
 
