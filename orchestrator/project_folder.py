@@ -44,7 +44,6 @@ def remember_store(folder: Path, source: bytes, store: str) -> None:
     path = folder / _REMEMBERED
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(exist_ok=True)
         part.write_text(json.dumps({"of": _of(source), "store": store}))
         part.replace(path)
     except OSError:
