@@ -34,6 +34,10 @@ class EngineInfo:
         None  # the uid and gid outside of its containers' root, where it tells them
     )
     live_restore: bool = False  # whether its containers outlive it
+    containerd: str = ""
+    authorization: bool = False  # whether a plugin decides what its clients may do
+    data_root: str = ""  # on the engine's own host
+    clock_ahead: float | None = None  # seconds by which its clock is ahead of this machine's
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ LAYERS = (
     "catalog",
     "life prepare definition hints run",
     "questions judging upkeep",
-    "recover plain report exports",
+    "recover plain report exports checks",
     "cli",
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}

@@ -21,7 +21,8 @@ from orchestrator import canonical, definition, errors, hardware, provenance, ru
 from orchestrator.artifacts.audit import Audit
 from orchestrator.canonical import Json
 from orchestrator.catalog import Row
-from orchestrator.cli import following, main
+from orchestrator.cli import commands as all_commands
+from orchestrator.cli import following
 from orchestrator.config import Config
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.engine_values import EngineInfo
@@ -103,7 +104,7 @@ def commands() -> dict[str, click.Command]:
                 assert below is not None
                 walk(f"{name} {inner}", below)
 
-    walk("mirage", main.mirage)
+    walk("mirage", all_commands.mirage)
     return found
 
 

@@ -135,7 +135,7 @@ DISCOVERED = [
 
 
 def info_with_cdi() -> EngineInfo:
-    return docker_json.info_of({"Version": "28.5.2"}, {"DiscoveredDevices": DISCOVERED})
+    return docker_json.info_of({"Version": "28.5.2"}, {"DiscoveredDevices": DISCOVERED}, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,27 @@ def test_explain_tells_hits_and_misses_of_a_run(story: Story) -> None:
     values = {each["component"]: (each["before"], each["now"]) for each in nearest["differences"]}
     assert values["tree"] == (story.train["tree"], story.dirty["tree"])
     assert {each["component"] for each in changed["run"]["nearest"]["differences"]} == {"tree", "config"}
+    inside = {each["component"]: each["inside"] for each in nearest["differences"]}
+    assert [(each["name"], each["before"], each["now"]) for each in inside["config"]] == [
+        ("training.accuracy", 0.89, 0.91),
+        ("training.lr", 0.001, 0.01),
+    ]
+    files = {each["name"]: (each["before"] is None, each["now"] is None) for each in inside["tree"]}
+    assert files == {"src/a.py": (False, False), "src/b.py": (True, False)}
+    text = story.project.mirage("explain", story.dirty["run_id"])
+    assert "training.lr  0.001 -> 0.01" in text and "~ src/a.py" in text and "+ src/b.py" in text
+
+
+def test_long_values_are_told_apart_where_they_differ(story: Story) -> None:
+    """Two commands of a hundred characters that differ at their end: both ends are shown, not twice the beginning."""
+    text = story.project.mirage("explain", story.train["run_id"])
+    (line,) = (line for line in text.splitlines() if line.split()[:1] == ["argv"])
+    before, now = line.split(" -> ")
+    assert before.endswith('configs/data.yaml"]') and now.endswith('configs/train.yaml"]')
+    told = story.project.mirage("diff", story.data["run_id"], story.train["run_id"])
+    (line,) = (line for line in told.splitlines() if line.split()[:1] == ["entrypoint"])
+    before, now = line.split(" -> ")
+    assert before.endswith('data.yaml"]') and now.endswith('train.yaml"]')
 
 
 def test_explain_foresees_the_keys_of_a_run_and_builds_nothing(story: Story) -> None:
@@ -277,6 +298,8 @@ def test_explain_foresees_the_keys_of_a_run_and_builds_nothing(story: Story) -> 
     assert foreseen["image"]["state"] == foreseen["run"]["state"] == "miss"
     differing = [each["component"] for each in foreseen["image"]["nearest"]["differences"]]
     assert "config" in differing
+    (config,) = (d for d in foreseen["run"]["nearest"]["differences"] if d["component"] == "config")
+    assert "training.lr" in [each["name"] for each in config["inside"]]
     assert {item["Id"] for item in engine().images(all=True)} <= images
     text = project.mirage("explain", "--config", "configs/train.yaml", "--set", change)
     assert "nearest" in text and "it would be built" in text

@@ -64,7 +64,7 @@ def test_what_the_engine_says_of_its_users(tmp_path: Path, remapped: SecondEngin
     )
     assert executor._user() == (UNPRIVILEGED, UNPRIVILEGED)
     unknown = docker_json.info_of(
-        {}, {"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker"}
+        {}, {"SecurityOptions": ["name=userns"], "DockerRootDir": "/var/lib/docker"}, 0.0
     )
     assert unknown.userns and unknown.userns_root is None
     executor._engine = _Says(replace(info, userns_root=None))  # type: ignore[assignment]

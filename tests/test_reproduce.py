@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.image.library import Library
+from orchestrator.image.loading import ensure
+from orchestrator.store.folder import FolderStore
+from tests.base_tools import Spy, own_base
+from tests.registry_tools import Registry
 from tests.run_tools import Project, engine, git, wait_for
 
 STEADY = """
@@ -254,6 +259,44 @@ def test_a_lost_image_is_built_again_from_the_commit(
     same = next(item for item in told if item["name"] == "base-image")["digest"]["sha256"] == digest
     assert found["image"]["equal"] is same
     assert json.loads(there.mirage("verify", made, "--json", env=env))["verdict"] == "ok"
+
+
+def test_rebuild_insists_on_a_new_image_though_engine_and_store_have_it(tmp_path: Path) -> None:
+    """Without it the engine's image is taken; with it base, environment and image are made anew, and compared."""
+    here = Spy()
+    (tmp_path / "other").mkdir()
+    base = own_base(tmp_path / "bank", tmp_path / "other")
+    library = Library(FolderStore.open_at(tmp_path / "cache"), FolderStore.open_at(tmp_path / "bank"))
+    ensure(here, base.image, base.tag, (), library.read)
+    registry = Registry(tmp_path / "registry")
+    name = f"{registry.address}/team/python:3.11"
+    try:
+        here.tag(base.tag, name)
+        assert not [line for line in engine().push(name, stream=True, decode=True) if "error" in line]
+        exact = f"{registry.address}/team/python@{registry.digest('team/python', '3.11')}"
+        settings = f"project: probe\nworkflow: workflows.main\nbase: {exact}\n"
+        there = Project(
+            tmp_path / "p",
+            STEADY,
+            files={".mirage/project.yaml": settings, "configs/a.yaml": "experiment: {version: exp001}\n"},
+        )
+        made = there.run("--", "--depth=2")
+        assert again(there, made["run_id"])["image"]["origin"] == "engine"
+        process = there.start("reproduce", made["run_id"], "--rebuild", "--json", program="mirage")
+        out, err, code = there.ended(process)
+        found = json.loads(out)
+        assert (code, found["verdict"], found["image"]["origin"]) == (0, "IDENTICAL", "rebuilt"), err
+        assert "building the image of" in err
+        assert found["image"] == {**found["image"], "wanted": made["image"]["digest"], "equal": True}
+        # it insists: without the commit there is no new image, though engine and store have the old one
+        (there.root / ".git").rename(tmp_path / "git")
+        err = there.refused("reproduce", made["run_id"], "--rebuild", program="mirage", code=10)
+        assert "not in the repository" in err
+        assert again(there, made["run_id"])["image"]["origin"] == "engine"
+    finally:
+        registry.stop()
+        for each in (name, exact):
+            here.remove_image(each)
 
 
 def test_a_project_with_submodules_is_built_again_from_their_clones(tmp_path: Path) -> None:

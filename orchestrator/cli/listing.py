@@ -1,4 +1,7 @@
-"""`mirage ls`: the runs of the store through the index, and the open ones of this project, as a table, JSON or CSV."""
+"""`mirage ls`: the runs of the store through the index, and the open ones of this project, as a table, JSON or CSV.
+
+Without click, which takes longer to load than the question to answer: see plain_options.py.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from orchestrator.cli.terminal import exact_for_programs, harmless, print_json, print_table
 from orchestrator.cli.wiring import Workplace
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.reference import RunId
     from orchestrator.where import Expression, Sort
 
-_HELP = {"help_option_names": ["-h", "--help"]}
 _CSV = ("run_id", "status", "started", "seconds", "config", "branch", "commit", "dirty", "tags")
 # Of every record, with a value or not: no reason to doubt the spelling.
 _KNOWN = (
@@ -37,16 +37,7 @@ _KNOWN = (
 )
 
 
-@click.command(context_settings=_HELP)
-@click.option("--where", metavar="EXPR", help="Only runs that satisfy it: 'metrics.accuracy >= 0.89'.")
-@click.option("--branch", metavar="PATTERN", help="Only runs of these branches: 'experiment/*'.")
-@click.option("--sort", metavar="[-]FIELD", help="Order by a field; - for the largest first.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N runs.")
-@click.option("--columns", metavar="A,B,...", help="Show these fields: run_id,metrics.accuracy,config.lr.")
-@click.option("--rebuild", is_flag=True, help="Make the index of the runs anew first.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with a line of names.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def ls(
+def list_runs(
     where: str | None,
     branch: str | None,
     sort: str | None,
@@ -56,11 +47,7 @@ def ls(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """List runs, newest first.
-
-    Fields: run_id, status, workflow, config, branch, commit, started, seconds, inputs, outputs, tags, notes,
-    metrics.NAME, config.A.B and what else `mirage ls --json` prints.
-    """
+    """Print what `mirage ls` was asked for. Raises ConfigError for what cannot be read, StoreError."""
     from orchestrator import where as grammar
     from orchestrator.where import And, Comparison, Value
 
@@ -285,7 +272,7 @@ def number(value: Json) -> str:
 
 def plain(text: str) -> str:
     """Text of a record or a note, without what would move a terminal's cursor."""
-    return "".join(each if each.isprintable() else " " for each in text)
+    return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
 
 
 def _cell(value: Json, *, empty: str = "-", exact: bool = False) -> str:

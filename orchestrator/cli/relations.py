@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from orchestrator.catalog.index import Index
     from orchestrator.questions.diff import Section
     from orchestrator.questions.explain import Candidate, Difference, Explained
+    from orchestrator.questions.inside import Inside, Part
     from orchestrator.questions.lineage import Graph
     from orchestrator.reference import RunId
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _LONG = 60
+_BEFORE = 12  # of what two long values have in common, how much is shown before the place where they part
 
 
 @click.command(context_settings=_HELP)
@@ -60,15 +62,28 @@ def _lines(section: Section) -> Iterable[str]:
             mark = "+" if left is None else "-" if right is None else "~"
             yield f"{mark} {plain(change.name)}"
         else:
-            a, b = _short(left, change.left), _short(right, change.right)
+            a, b = _both(left, right, change.left, change.right)
             yield f"{plain(change.name).ljust(width)}  {a} -> {b}"
 
 
-def _short(value: Json, text: str | None) -> str:
+def _both(left: Json, right: Json, left_text: str | None, right_text: str | None) -> tuple[str, str]:
+    """Two values that differ, on one line: of long ones the part where they do."""
+    a, b = _shown(left, left_text), _shown(right, right_text)
+    if max(len(a), len(b)) > _LONG:
+        same = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        if same > _LONG // 2:
+            a, b = (f"...{text[same - _BEFORE :]}" for text in (a, b))
+    return _cut(a), _cut(b)
+
+
+def _shown(value: Json, text: str | None) -> str:
     if text is None:
         return "(none)"
-    shown = plain(value) if isinstance(value, str) else number(value) if type(value) is float else text
-    return shown if len(shown) <= _LONG else shown[: _LONG - 3] + "..."
+    return plain(value) if isinstance(value, str) else number(value) if type(value) is float else plain(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else text[: _LONG - 3] + "..."
 
 
 @click.command(context_settings=_HELP)
@@ -129,33 +144,37 @@ def explain(
     if config_file is None and (overrides or snapshot):
         raise ConfigError("--set and --snapshot go with --config", hint="the run has its own config")
     if config_file is not None:
-        about, found = _of_config(config_file, overrides, snapshot)
+        about, found, inside = _of_config(config_file, overrides, snapshot)
     else:
-        about, found = _of_run(str(run_id))
+        about, found, inside = _of_run(str(run_id))
     if as_json:
-        from orchestrator.questions.explain import to_json
+        from orchestrator.questions import explain as explaining
+        from orchestrator.questions.inside import to_json
 
-        print_json({**about, "keys": to_json(found)})
+        print_json({**about, "keys": explaining.to_json(found, lambda one: to_json(inside(one)))})
         return
     print(" ".join(str(value) for value in about.values()))
     for each in found:
-        _tell(each)
+        _tell(each, inside)
 
 
-def _of_run(text: str) -> tuple[dict[str, Json], tuple[Explained, ...]]:
+def _of_run(text: str) -> tuple[dict[str, Json], tuple[Explained, ...], Inside]:
     from orchestrator.questions import explain as explaining
+    from orchestrator.questions.inside import reader
 
     place = Workplace.here()
     row = place.catalog.find(text)
     known = _Known(place)
-    return {"run": row.run_id}, explaining.of_run(row, known.keys, known.first_with, known.earlier)
+    found = explaining.of_run(row, known.keys, known.first_with, known.earlier)
+    return {"run": row.run_id}, found, reader(place.store, place.folder, {})
 
 
 def _of_config(
     config_file: Path, overrides: tuple[str, ...], snapshot: bool
-) -> tuple[dict[str, Json], tuple[Explained, ...]]:
+) -> tuple[dict[str, Json], tuple[Explained, ...], Inside]:
     from orchestrator.config import find_project, load_config, load_project
     from orchestrator.questions import foresee
+    from orchestrator.questions.inside import reader
 
     start = config_file.resolve().parent
     project = load_project(find_project(start if start.is_dir() else Path.cwd()))
@@ -172,7 +191,8 @@ def _of_config(
     )
     known = _Known(place)
     explained = foresee.explain(foreseen, known.keys, place.library, known.first_with, known.earlier)
-    return {"config": config.path}, explained
+    inside = reader(place.store, place.folder, {config.digest: config.canonical})
+    return {"config": config.path}, explained, inside
 
 
 class _Known:
@@ -204,7 +224,7 @@ class _Known:
         return [Candidate(Digest(value), first) for value, first in rows]
 
 
-def _tell(each: Explained) -> None:
+def _tell(each: Explained, inside: Inside) -> None:
     first = f", first in {each.first_run}" if each.first_run else ""
     print(f"{each.kind:<6}{each.state:<8}{each.key or ''}\n      {each.reason}{first}")
     if len(each.led_to) == 1:
@@ -219,6 +239,19 @@ def _tell(each: Explained) -> None:
     for one in nearest.differences:
         before, now = _pair(one)
         print(f"        {plain(one.component).ljust(width)}  {before} -> {now}")
+        for part in inside(one):
+            print(f"          {_part(one.component, part)}")
+
+
+def _part(component: str, part: Part) -> str:
+    """A value of the config, or a file that differs."""
+    from orchestrator import canonical
+
+    values = [None if text is None else canonical.decode(text) for text in (part.before, part.now)]
+    if component == "config":
+        before, now = _both(values[0], values[1], part.before, part.now)
+        return f"{plain(part.name)}  {before} -> {now}"
+    return f"{'+' if part.before is None else '-' if part.now is None else '~'} {plain(part.name)}"
 
 
 def _pair(one: Difference) -> tuple[str, str]:
@@ -233,4 +266,4 @@ def _pair(one: Difference) -> tuple[str, str]:
             for text, v in zip((one.before, one.now), versions, strict=True)
         ]
         return shown[0], shown[1]
-    return _short(values[0], one.before), _short(values[1], one.now)
+    return _both(values[0], values[1], one.before, one.now)

@@ -8,16 +8,19 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from orchestrator.canonical import Json
 from orchestrator.cli.screen import Screen
-from orchestrator.redaction import Redactor, Secrets
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from orchestrator.redaction import Redactor, Secrets
 
 _screens: list[Screen] = []
 _PR_SET_DUMPABLE = 4  # prctl(2)
-_redactor = Redactor()
+_redactor: Redactor | None = None  # without secrets nothing is loaded for them
 
 
 def hide(secrets: Secrets) -> None:
@@ -37,10 +40,14 @@ def hide(secrets: Secrets) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # also where a program takes the dumps
 
 
+def _clean(text: str) -> str:
+    return text if _redactor is None else _redactor.text(text)
+
+
 def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     import traceback
 
-    sys.stderr.write(_redactor.text("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(_clean("".join(traceback.format_exception(kind, error, trace))))
 
 
 def harmless(text: str) -> str:
@@ -119,7 +126,7 @@ class TerminalReporter:
         """A line of a long step: the last one only, on a terminal; nothing elsewhere."""
         if self._folds:
             with self._lock:
-                self._put(f"\r\x1b[K    {harmless(_redactor.text(text)[:100])}".encode("utf-8", "replace"))
+                self._put(f"\r\x1b[K    {harmless(_clean(text)[:100])}".encode("utf-8", "replace"))
                 self._folded = True
 
     def log(self, stream: str, data: bytes) -> None:
@@ -137,7 +144,7 @@ class TerminalReporter:
             if self._line_open:
                 self._put(b"\n")
                 self._line_open = False
-            self._put((head + harmless(_redactor.text(text))).encode("utf-8", "replace") + b"\n")
+            self._put((head + harmless(_clean(text))).encode("utf-8", "replace") + b"\n")
 
     def _unfold(self) -> None:
         if self._folded:
@@ -159,7 +166,7 @@ def settle() -> bool:
 
 def print_json(value: Json) -> None:
     """One JSON document on stdout; what is not printable in it stands as JSON's own escapes."""
-    text = json.dumps(_redactor.json(value), indent=2, ensure_ascii=False)
+    text = json.dumps(value if _redactor is None else _redactor.json(value), indent=2, ensure_ascii=False)
     if not text.replace("\n", "").isprintable():
         # all of it is inside of strings, where an escape means the same
         text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
@@ -179,6 +186,6 @@ def fail(message: str, hint: str | None) -> None:
         return  # nobody reads it: writing would wait for ever
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     head = "\x1b[31merror:\x1b[0m" if colour else "error:"
-    print(f"{head} {harmless(_redactor.text(message))}", file=sys.stderr)
+    print(f"{head} {harmless(_clean(message))}", file=sys.stderr)
     if hint:
-        print(f"  -> {harmless(_redactor.text(hint))}", file=sys.stderr)
+        print(f"  -> {harmless(_clean(hint))}", file=sys.stderr)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 from orchestrator.cli import terminal
 from orchestrator.cli.terminal import TerminalReporter
 from orchestrator.errors import MirageError
-from orchestrator.redaction import NONE, Secrets
 
 if TYPE_CHECKING:
     from orchestrator.catalog import Catalog
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.ports import Engine, Reporter, Store
     from orchestrator.prepare import Services
     from orchestrator.recover import Recovery
+    from orchestrator.redaction import Secrets
     from orchestrator.trust.claims import Vouching
     from orchestrator.trust.notary import Notary
 
@@ -210,6 +210,8 @@ class Workplace:
 
     def secrets(self, names: tuple[str, ...]) -> Secrets:
         """The values of secrets, which from now on no line of this process shows. Raises ConfigError."""
+        from orchestrator.redaction import NONE
+
         if not names:
             return NONE
         from orchestrator.secret_sources import gather
@@ -218,9 +220,10 @@ class Workplace:
         terminal.hide(found)
         return found
 
-    def services(self, secrets: Secrets = NONE) -> Services:
+    def services(self, secrets: Secrets | None = None) -> Services:
         """All that a run works with."""
         from orchestrator.prepare import Services
+        from orchestrator.redaction import NONE
 
         return Services(
             project=self.project,
@@ -231,7 +234,7 @@ class Workplace:
             reporter=self.reporter,
             folders=self.folders,
             notary=self.notary,
-            secrets=secrets,
+            secrets=NONE if secrets is None else secrets,
             outputs=self.settings.run.outputs,
         )
 

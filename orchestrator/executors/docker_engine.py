@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, BinaryIO
@@ -70,8 +71,9 @@ class DockerEngine:
         if self._info is None:
             with _told("ask the engine about itself"):
                 version = self._api.version()
+                asked = time.time()
                 info = self._api.info()
-            self._info = docker_json.info_of(version, info)
+            self._info = docker_json.info_of(version, info, (asked + time.time()) / 2)
         return self._info
 
     def image(self, reference: str) -> LoadedImage | None:

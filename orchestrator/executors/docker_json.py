@@ -5,15 +5,19 @@ Pure translation, without the library and without the engine (moby, api/swagger.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 from orchestrator.engine_values import ContainerSpec, ContainerState, DeviceRequest, EngineInfo, LoadedImage
 
+_FRACTION = re.compile(r"(\.\d{6})\d+")
 
-def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
-    """The engine as `GET /version` and `GET /info` tell it."""
+
+def info_of(version: Mapping[str, Any], info: Mapping[str, Any], now: float) -> EngineInfo:
+    """The engine as `GET /version` and `GET /info` tell it; ``now``: when the second was asked, by our clock."""
     security = [str(option) for option in info.get("SecurityOptions") or []]
     status = {str(row[0]): str(row[1]) for row in info.get("DriverStatus") or []}
     components = {
@@ -43,6 +47,10 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
         id=str(info.get("ID") or ""),
         userns_root=_remapped(str(info.get("DockerRootDir", ""))) if userns else None,
         live_restore=bool(info.get("LiveRestoreEnabled")),
+        containerd=components.get("containerd", ""),
+        authorization=bool((info.get("Plugins") or {}).get("Authorization")),
+        data_root=str(info.get("DockerRootDir") or ""),
+        clock_ahead=_ahead(str(info.get("SystemTime") or ""), now),
         cdi_devices=tuple(
             sorted(
                 str(device.get("ID", ""))
@@ -51,6 +59,14 @@ def info_of(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInfo:
             )
         ),
     )
+
+
+def _ahead(stamp: str, now: float) -> float | None:
+    """How far a time stamp of RFC 3339 is ahead of a moment; Go writes nanoseconds, which Python does not read."""
+    try:
+        return datetime.fromisoformat(_FRACTION.sub(r"\1", stamp).replace("Z", "+00:00")).timestamp() - now
+    except ValueError:
+        return None
 
 
 def _remapped(data: str) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -186,18 +186,10 @@ class Builder:
         """
         for found in self.engine.find(BUILDER_LABEL):
             labels = dict(found.labels)
-            of = labels.get(BUILDER_LABEL, "")
             mine = labels.get(_OWNER_LABEL) == self.library.cache_id
-            if found.status == "exited" or (mine and (of == hex_of(key) or self._abandoned(of))):
+            own = mine and labels.get(BUILDER_LABEL) == hex_of(key)
+            if found.status == "exited" or own or is_abandoned(self.library, labels):
                 self.engine.remove(found.id)
-
-    def _abandoned(self, key: str) -> bool:
-        try:
-            with self.library.lock_path(f"env-{key}").open("a") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     @contextmanager
     def container(self, image_id: str, key: Digest, *, cache: bool = True) -> Iterator[str]:
@@ -395,3 +387,16 @@ class Builder:
                 writer.write(piece)
             digest, size = writer.commit()
         return Layer(digest, size, "mirage environment")
+
+
+def is_abandoned(library: Library, labels: Mapping[str, str]) -> bool:
+    """Whether a builder's labels say that it is of this cache and nobody holds the lock of its key any more."""
+    key = labels.get(BUILDER_LABEL, "")
+    if labels.get(_OWNER_LABEL) != library.cache_id:
+        return False
+    try:
+        with library.lock_path(f"env-{key}").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

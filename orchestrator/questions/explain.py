@@ -231,8 +231,8 @@ def _of_sealed(
     return Explained(kind, "miss", "no earlier run had it", key, manifest, led_to, None, nearest)
 
 
-def to_json(found: Iterable[Explained]) -> list[Json]:
-    """The list `keys` that `mirage explain --json` prints."""
+def to_json(found: Iterable[Explained], inside: Callable[[Difference], list[Json]]) -> list[Json]:
+    """The list `keys` that `mirage explain --json` prints; ``inside`` looks behind a difference's digests."""
     return [
         {
             "kind": each.kind,
@@ -248,7 +248,12 @@ def to_json(found: Iterable[Explained]) -> list[Json]:
                 "key": each.nearest.key,
                 "run": each.nearest.run,
                 "differences": [
-                    {"component": d.component, "before": _value(d.before), "now": _value(d.now)}
+                    {
+                        "component": d.component,
+                        "before": _value(d.before),
+                        "now": _value(d.now),
+                        "inside": inside(d),
+                    }
                     for d in each.nearest.differences
                 ],
             },

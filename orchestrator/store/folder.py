@@ -11,17 +11,19 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
-from orchestrator.ports_upkeep import DOUBT, Held
 from orchestrator.store import folder_upkeep
 from orchestrator.store.disk import NO_LINK, folder_below, open_regular, read_regular, sync, told, write_all
 from orchestrator.store.keys import FORMAT, accumulated, check_format, check_key, is_key_part
 from orchestrator.store.probing import probe
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
+
+if TYPE_CHECKING:
+    from orchestrator.ports_upkeep import Held
 
 _EMPTY = Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # of no bytes
 # What a dead process left under `staging/` goes after this many seconds; a living one is never that slow.
@@ -158,6 +160,8 @@ class FolderStore:
 
     def _doubt(self, digest: Digest) -> None:
         """Mark a blob whose bytes were seen to be wrong or gone: whoever stores it next replaces it."""
+        from orchestrator.ports_upkeep import DOUBT  # loading it takes a tenth of a question to the index
+
         with suppress(OSError):
             os.utime(self._blob(digest))
         with suppress(StoreError):

@@ -7,12 +7,15 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.digest import Digest, hex_of, parse_digest
 from orchestrator.errors import StoreError
-from orchestrator.ports_upkeep import Held
 from orchestrator.store.disk import folder_below, sync, told, write_all
 from orchestrator.store.staging import BLOB_MTIME, STAGED, Place, seal, staged_name
+
+if TYPE_CHECKING:
+    from orchestrator.ports_upkeep import Held
 
 
 def now(place: Place) -> float:
@@ -30,6 +33,8 @@ def now(place: Place) -> float:
 
 def blobs(place: Place, top: str) -> Iterator[Held]:
     """Every blob below `blobs/sha256`; a blob's mtime is fixed, so its age is that of its last change of name or mode."""
+    from orchestrator.ports_upkeep import Held
+
     moment = now(place)
     with told(f"list the blobs of {place.location}"):
         for folder in sorted(os.listdir(top)):
@@ -106,12 +111,14 @@ def sweep(place: Place, older_than: float, pretend: bool) -> tuple[int, int]:
     which is not followed, or things of others into it.
     """
     count = size = 0
-    moment = now(place)
     with (
         suppress(OSError),
         folder_below(place.location, (os.path.basename(place.staging()),)) as folder,
-        os.scandir(folder) as items,
+        os.scandir(folder) as found,
     ):
+        items = list(found)
+        # each opening of a store comes by here: nothing is written where nothing was left
+        moment = now(place) if items else 0.0
         for item in items:
             with suppress(OSError):
                 status = item.stat(follow_symlinks=False)

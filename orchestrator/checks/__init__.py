@@ -1,0 +1,1 @@
+"""What `mirage doctor` looks at: one module each for programs, disk, clock, store, leftovers, keys and network."""
