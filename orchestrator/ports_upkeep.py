@@ -6,7 +6,7 @@ ListObjectsV2 with its sizes and LastModified.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +19,15 @@ DOUBT = "gc/doubt.json"
 
 @dataclass(frozen=True)
 class Held:
-    """A blob that a store has: bytes, and seconds since it was written, by the clock of the store's server."""
+    """A blob that a store has: bytes, and seconds since it was written, by the clock of the store's server.
+
+    ``pack`` names the object in which it lies with others, where there is one.
+    """
 
     digest: Digest
     size: int
     age: float
+    pack: str = ""
 
 
 class Upkeep(Protocol):
@@ -33,16 +37,41 @@ class Upkeep(Protocol):
     def collected(self) -> bool:
         """Whether garbage may be collected here: where it may not, nothing that is written can go, and no writer waits."""
 
+    def insist(self) -> None:
+        """From now on give nothing but the store's own answers: raise where it gives none.
+
+        A store in a bucket otherwise goes on with what this machine remembers of it.
+        """
+
+    def since(self, state: str) -> None:
+        """A session begins. ``state`` says what was collected until now: what was seen under another may be gone."""
+
+    def pending(self) -> Iterable[Digest]:
+        """Blobs that were written and are on their way; they are in the store before the next object is created."""
+
+    def flush(self) -> None:
+        """Nothing is on its way any more when this returns."""
+
     def blobs(self) -> Iterator[Held]:
         """Every blob, in no order. What is written or removed meanwhile may be among them or not.
 
-        A blob inside a pack counts by itself; its age is the pack's.
+        A blob inside a pack counts by itself; its age is the pack's. One that lies in two places comes twice.
         """
 
-    def remove(self, digests: Iterable[Digest]) -> int:
+    def hashed(self) -> Iterator[tuple[Held, bool]]:
+        """Every blob with whether its bytes, as the store itself has them, are those that its digest says."""
+
+    def begins(self, digest: Digest, size: int) -> bytes:
+        """A blob's first bytes, at most ``size``; nothing more of it is brought near. StoreError where it is missing."""
+
+    def reads(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """``read`` of many objects, in the order of the keys; a bucket is asked for some at once."""
+
+    def remove(self, digests: Iterable[Digest], before: Callable[[], None] = lambda: None) -> int:
         """Remove blobs; those that are not there are fine. Gives how many there were, as far as can be told.
 
-        Only the collector calls it, after its protocol allows it. A packed blob may stay until its pack goes.
+        Only the collector calls it, after its protocol allows it, and `fsck` for damaged ones. ``before`` is called
+        before every few hundred removals; what it raises ends them. What lies beside them in a pack stays.
         """
 
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:

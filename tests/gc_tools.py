@@ -9,6 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,43 @@ from orchestrator.digest import Digest
 from orchestrator.errors import MirageError, StoreError
 from orchestrator.provenance import record_key
 from orchestrator.reference import RunId
+from orchestrator.store.bucket.place import Place
 from orchestrator.store.folder import FolderStore
+from orchestrator.store.s3 import S3Store
 from orchestrator.store.sessions import StoreBusy, hold, release, writing
 from orchestrator.trust.chain import Link, parse
 from orchestrator.trust.notary import Notary
 from orchestrator.upkeep.collect import Busy, collect
+from tests.s3_tools import Server, shared_bucket, store_at
 from tests.store_tools import Heard
 
 POOL = 40
 KEEP = 3
 
 
-def open_store(root: Path) -> FolderStore:
-    return FolderStore.open_at(root)
+@dataclass(frozen=True)
+class Shared:
+    """A store in a bucket, and a folder in which each process has a machine's cache of its own."""
+
+    server: Server
+    place: Place
+    folder: Path
+
+
+Root = Path | Shared
+
+
+def open_store(root: Root) -> Any:
+    if isinstance(root, Path):
+        return FolderStore.open_at(root)
+    cache = root.folder / f"machine-{os.getpid()}"
+    shared_bucket(root.server, cache)
+    return store_at(root.place, cache)
+
+
+def notes(root: Root) -> Path:
+    """Where the processes of a test write down what they saw."""
+    return root.parent if isinstance(root, Path) else root.folder
 
 
 def text(number: int) -> bytes:
@@ -59,7 +84,7 @@ def _guarded(action: Callable[..., Any], words: tuple[Any, ...]) -> None:
         os._exit(code)
 
 
-def write(root: Path, number: int, seconds: float, sessions: bool = True) -> None:
+def write(root: Root, number: int, seconds: float, sessions: bool = True) -> None:
     """Publish versions of a few files from the pool, slowly, and give up all but the newest three."""
     store = open_store(root)
     chance = random.Random(number)
@@ -83,10 +108,10 @@ def write(root: Path, number: int, seconds: float, sessions: bool = True) -> Non
             broken += not is_whole(store, old)
             tombstone.bury(store, old.ref, old.digest, "old")
     broken += sum(not is_whole(store, each) for each in mine)
-    (root.parent / f"writer-{number}").write_text(f"{done} {broken}")
+    (notes(root) / f"writer-{number}").write_text(f"{done} {broken}")
 
 
-def seal(root: Path, number: int, seconds: float) -> None:
+def seal(root: Root, number: int, seconds: float) -> None:
     """Seal runs one after the other: what they need is held first, and named by a record and the log in the end.
 
     Every third is given up: what it held is garbage then.
@@ -106,7 +131,7 @@ def seal(root: Path, number: int, seconds: float) -> None:
                 Notary(kept).seal(record_key(RunId(run)), _statement((*needed, last)))
         release(store, run)
         done += 1
-    (root.parent / f"sealer-{number}").write_text(str(done))
+    (notes(root) / f"sealer-{number}").write_text(str(done))
 
 
 def _statement(needed: tuple[Digest, ...]) -> Callable[[Link], bytes]:
@@ -125,7 +150,7 @@ def _statement(needed: tuple[Digest, ...]) -> Callable[[Link], bytes]:
     return made
 
 
-def check_sealed(root: Path) -> int:
+def check_sealed(root: Root) -> int:
     """Everything that the records and the log name is there; gives how many records there are."""
     store = open_store(root)
     entries = [parse(store.read(key) or b"") for key in store.keys("log/")]
@@ -137,9 +162,14 @@ def check_sealed(root: Path) -> int:
     return len(entries)
 
 
-def is_whole(store: FolderStore, made: Version) -> bool:
-    """Whether everything that a version leads to is there, byte for byte."""
+def is_whole(store: Any, made: Version) -> bool:
+    """Whether everything that a version leads to is there, byte for byte; in a bucket, not in this machine's copy."""
     try:
+        if isinstance(store, S3Store):
+            entries = tree.parse(read_verified(store, made.manifest.tree))
+            for digest in (made.digest, made.manifest.tree, *(entry.digest for entry in entries)):
+                if digest is not None:
+                    store.local.blob_path(digest).unlink(missing_ok=True)
         for entry in tree.parse(read_verified(store, made.manifest.tree)):
             if entry.digest is not None:
                 read_verified(store, entry.digest)
@@ -164,7 +194,7 @@ def _publish(store: Any, number: int, done: int, chosen: list[int], chance: rand
     return publish(store, manifest, f"exp{done:06}", None)
 
 
-def collect_often(root: Path, seconds: float, pause: float = 0.02) -> None:
+def collect_often(root: Root, seconds: float, pause: float = 0.02) -> None:
     """Collect again and again, everything that is not needed at this moment."""
     store = open_store(root)
     end = time.monotonic() + seconds
@@ -176,10 +206,10 @@ def collect_often(root: Path, seconds: float, pause: float = 0.02) -> None:
         except Busy:
             pass
         time.sleep(pause)
-    (root.parent / "collector").write_text(f"{rounds} {removed} {rescued}")
+    (notes(root) / "collector").write_text(f"{rounds} {removed} {rescued}")
 
 
-def check_whole(root: Path) -> int:
+def check_whole(root: Root) -> int:
     """Every version that stands has every byte; gives how many there are."""
     store = open_store(root)
     found = [resolve(store, str(ref)) for ref in standing(store)]

@@ -25,7 +25,17 @@ from orchestrator.store.folder import FolderStore
 from orchestrator.store.sessions import StoreBusy, hold, release, writing
 from orchestrator.upkeep import machine
 from orchestrator.upkeep.collect import Busy, collect, look
-from tests.gc_tools import beside, check_sealed, check_whole, collect_often, open_store, seal, write
+from tests.gc_tools import (
+    Root,
+    beside,
+    check_sealed,
+    check_whole,
+    collect_often,
+    notes,
+    open_store,
+    seal,
+    write,
+)
 from tests.run_tools import Project, wait_for
 from tests.store_tools import Heard, blob, check_store, save
 
@@ -182,11 +192,8 @@ def test_a_collector_that_is_killed_is_replaced(tmp_path: Path, phase: str) -> N
     assert list(store.keys("gc/condemned/")) == []
 
 
-def publish_while_collecting(
-    tmp_path: Path, seconds: float, *, sessions: bool = True
-) -> tuple[int, int, str]:
+def publish_while_collecting(root: Root, seconds: float, *, sessions: bool = True) -> tuple[int, int, str]:
     """8 writers, 2 sealers of runs and a collector; gives published and broken versions, and what the collector says."""
-    root = tmp_path / "store"
     open_store(root)
     writers = [beside(write, root, number, seconds, sessions) for number in range(8)]
     writers += [beside(seal, root, number, seconds) for number in range(2)]
@@ -195,13 +202,13 @@ def publish_while_collecting(
         process.join(seconds * 3 + 60)
     assert [process.exitcode for process in writers] == [0] * 10
     assert collector.exitcode == 0
-    told = [(tmp_path / f"writer-{number}").read_text().split() for number in range(8)]
+    told = [(notes(root) / f"writer-{number}").read_text().split() for number in range(8)]
     published, broken = (sum(int(each[at]) for each in told) for at in (0, 1))
-    return published, broken, (tmp_path / "collector").read_text()
+    return published, broken, (notes(root) / "collector").read_text()
 
 
 def test_nothing_live_goes_while_eight_writers_publish(tmp_path: Path) -> None:
-    published, broken, told = publish_while_collecting(tmp_path, 6.0)
+    published, broken, told = publish_while_collecting(tmp_path / "store", 6.0)
     print(f"published {published}, broken {broken}; rounds, removed, rescued: {told}")
     assert broken == 0
     rounds, removed, _ = map(int, told.split())

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.digest import of_bytes, of_file
 from orchestrator.errors import StoreError
-from orchestrator.store import s3 as backend
+from orchestrator.store import pushing as backend
 from orchestrator.store.bucket import transfer
 from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.failures import (

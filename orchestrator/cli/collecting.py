@@ -66,6 +66,7 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
     told: dict[str, Json] = {
         "live": {"blobs": found.live, "bytes": found.live_bytes},
         "young": {"blobs": found.young, "bytes": found.young_bytes},
+        "packed": {"blobs": found.packed, "bytes": found.packed_bytes},
         "garbage": {"blobs": len(found.garbage), "bytes": sum(each.size for each in found.garbage)},
         "unfinished": {"files": found.unfinished[0], "bytes": found.unfinished[1]},
         "images": [{"name": each.name, "bytes": each.size} for each in images],
@@ -114,6 +115,7 @@ def _tell(place: Workplace, told: dict[str, Json]) -> None:
     for name, about in (
         ("live", "needed"),
         ("young", "not needed, but too young to be sure"),
+        ("packed", "not needed, in packs with what is: goes when more of the pack can"),
         ("garbage", "can go"),
         ("unfinished", "left by writers that died: can go"),
         ("layers", "of this machine's cache: can go"),
@@ -179,14 +181,20 @@ def fsck(repair: bool, copies: tuple[str, ...], as_json: bool) -> int:
     from orchestrator.image.library import cache_folder
     from orchestrator.store.folder import FolderStore
     from orchestrator.store.opening import open_store
-    from orchestrator.upkeep.fsck import Check
+    from orchestrator.upkeep.fsck import Check, Copy
 
     if copies and not repair:
         raise ConfigError("--from goes with --repair", hint="add --repair")
     place = Workplace.here()
     others = [open_store(text, place.project.folder) for text in copies]
+    local: list[Copy] = [FolderStore.open_at(cache_folder())]
+    if not isinstance(place.store, FolderStore):
+        from orchestrator.store.s3 import S3Store
+
+        assert isinstance(place.store, S3Store)
+        local.insert(0, place.store.copy)
     report = Check(place.store, place.reporter, place.settings.bank).run(
-        repair=repair, copies=[*others, FolderStore.open_at(cache_folder())]
+        repair=repair, copies=[*others, *local]
     )
     if as_json:
         print_json(

@@ -112,12 +112,14 @@ def _push_pending(place: Workplace, as_json: bool) -> None:
     """Raises StoreError where something still waits."""
     from orchestrator.errors import StoreError
     from orchestrator.recover import Recovered
+    from orchestrator.store.sessions import writing
 
     store = _bucket(place.store)
     waiting = store.waiting() if store is not None else 0
     found = place.recovery.recover(place.recovery.orphans()[1]) if place.folders.unfinished() else []
     if store is not None:
-        store.push_owed()
+        with writing(store) as kept:
+            kept.flush()
     sealed = [each for each in found if isinstance(each, Recovered)]
     left = [each for each in found if not isinstance(each, Recovered) and not each.alive]
     if as_json:

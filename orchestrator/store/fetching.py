@@ -39,7 +39,7 @@ def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Diges
     late = []
     with local.intake() as intake, ThreadPoolExecutor(_AHEAD) as pool:
         try:
-            yield from _unpacked(bucket, packs, packed, intake)
+            yield from _unpacked(bucket, packs, packed, intake, loose)
             for digest, found in ahead(pool, first, loose, _AHEAD):
                 if found is None:
                     late.append(digest)
@@ -58,7 +58,8 @@ def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Diges
             if late:
                 packs.refresh()
                 missing = [digest for digest in late if digest not in packs]
-                yield from _unpacked(bucket, packs, [each for each in late if each in packs], intake)
+                found_late = [each for each in late if each in packs]
+                yield from _unpacked(bucket, packs, found_late, intake, missing)
                 if missing:
                     raise StoreError(
                         f"{missing[0]} is not in the store {bucket.place.uri}",
@@ -70,8 +71,14 @@ def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Diges
             raise
 
 
-def _unpacked(bucket: Bucket, packs: Packs, wanted: list[Digest], intake: FolderIntake) -> Iterator[Digest]:
+def _unpacked(
+    bucket: Bucket, packs: Packs, wanted: list[Digest], intake: FolderIntake, gone: list[Digest]
+) -> Iterator[Digest]:
+    """Take blobs out of packs; those whose pack went meanwhile are added to ``gone``."""
     for digest, data in packs.fetch(wanted):
+        if data is None:
+            gone.append(digest)
+            continue
         found, _ = intake.add_bytes(data)
         if found != digest:
             raise _damaged(bucket, digest, found)

@@ -1,4 +1,4 @@
-"""The store in a folder or on a NAS mount: blobs by digest, objects created at most once by link(2).
+"""The store in a folder or on a NAS mount: its blobs, by digest; objects are folder_objects.py's.
 
 Layout and durability rules: docs/store.md. Nothing is visible before it is whole and on disk; a crash
 leaves only files under `staging/`, never a torn blob or object.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,8 +17,9 @@ from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
 from orchestrator.store import folder_upkeep
-from orchestrator.store.disk import NO_LINK, folder_below, open_regular, read_regular, sync, told, write_all
-from orchestrator.store.keys import FORMAT, accumulated, check_format, check_key, is_key_part
+from orchestrator.store.disk import NO_LINK, open_regular, sync, told, write_all
+from orchestrator.store.folder_objects import FolderObjects
+from orchestrator.store.keys import FORMAT, check_format
 from orchestrator.store.probing import probe
 from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
 
@@ -30,19 +31,12 @@ _EMPTY = Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b
 _STALE = 7 * 24 * 3600.0
 
 
-class FolderStore:
+class FolderStore(FolderObjects):
     """A Store in a folder; safe for any number of processes at once."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        self._staging = str(root / "staging")
+        super().__init__(root)
         self._blobs = str(root / "blobs" / "sha256")
-        self._known_folders: set[str] = set()
-
-    @property
-    def location(self) -> str:
-        """The folder."""
-        return str(self._root)
 
     @classmethod
     def open_at(cls, root: Path) -> FolderStore:
@@ -126,11 +120,6 @@ class FolderStore:
         path = self._blob(digest)
         self._make_folder(os.path.dirname(path))
         return path
-
-    def staging(self) -> str:
-        """The folder for unfinished files."""
-        self._make_folder(self._staging)
-        return self._staging
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading."""
@@ -267,83 +256,40 @@ class FolderStore:
     def fetch(self, digests: Iterable[Digest]) -> None:
         """Nothing: they are here."""
 
-    def create(self, key: str, data: bytes) -> bool:
-        """Create an object unless it exists; durable when it returns, whoever made it.
-
-        link(2) decides, as O_EXCL and rename do not on every NAS; a lost reply is told by the link
-        count of our own uniquely named file.
-        """
-        target = str(self._key_path(key))
-        with told(f"write {key} in the store {self._root}"):
-            self._make_folder(os.path.dirname(target))
-            if os.path.lexists(target):
-                sync(os.path.dirname(target))
-                return False
-            staged = staged_name(self)
-            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            try:
-                write_all(descriptor, data)
-                os.fchmod(descriptor, 0o444)
-                os.fsync(descriptor)
-                made = True
-                try:
-                    os.link(staged, target)
-                except OSError:
-                    if os.fstat(descriptor).st_nlink != 2:
-                        if not os.path.lexists(target):
-                            raise
-                        made = False
-                sync(os.path.dirname(target))
-                return made
-            finally:
-                os.close(descriptor)
-                with suppress(OSError):
-                    os.unlink(staged)
-
-    def read(self, key: str) -> bytes | None:
-        """The object's bytes, or None."""
-        try:
-            return read_regular(self._key_name(key))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}") from error
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix, in bytewise order; what others put there (`.nfs0001`) is passed over."""
-        pending = [(str(self._key_path(prefix.rstrip("/"))), prefix.rstrip("/"))]
-        if any(os.path.islink(f"{self._root}/{part}") for part in accumulated(prefix.rstrip("/"))):
-            return
-        found: list[str] = []
-        while pending:
-            folder, key = pending.pop()
-            with told(f"list {folder}"):
-                try:
-                    items = list(os.scandir(folder))
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-                for item in items:
-                    if not is_key_part(item.name):
-                        continue
-                    inner = f"{key}/{item.name}"
-                    if item.is_dir(follow_symlinks=False):
-                        pending.append((item.path, inner))
-                    else:
-                        found.append(inner)
-        yield from sorted(found)
-
     @property
     def collected(self) -> bool:
         """It may: writers take part by sessions."""
         return True
 
+    def insist(self) -> None:
+        """A folder gives no answers but its own."""
+
+    def since(self, state: str) -> None:
+        """Nothing of what was seen is remembered."""
+
+    def pending(self) -> Iterable[Digest]:
+        """Nothing: what is kept is here."""
+        return ()
+
+    def flush(self) -> None:
+        """Nothing is on its way."""
+
     def blobs(self) -> Iterator[Held]:
         """Every blob, in no order."""
         return folder_upkeep.blobs(self, self._blobs)
 
-    def remove(self, digests: Iterable[Digest]) -> int:
+    def hashed(self) -> Iterator[tuple[Held, bool]]:
+        """Every blob, with whether it is whole."""
+        return folder_upkeep.hashed(list(self.blobs()), self.open)
+
+    def begins(self, digest: Digest, size: int) -> bytes:
+        """A blob's first bytes."""
+        with self.open(digest) as source:
+            return source.read(size)
+
+    def remove(self, digests: Iterable[Digest], before: Callable[[], None] = lambda: None) -> int:
         """Remove blobs; missing is fine."""
-        return folder_upkeep.remove(self, digests)
+        return folder_upkeep.remove(self, digests, before)
 
     def loose(self) -> Iterator[Digest]:
         """Blobs that can be written to, or were touched."""
@@ -353,52 +299,6 @@ class FolderStore:
         """Make a blob that was seen to be whole read-only again."""
         return folder_upkeep.tighten(self._blob(digest))
 
-    def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
-        """Keys with the seconds since each was written."""
-        return folder_upkeep.ages(self, ((key, self._key_path(key)) for key in self.keys(prefix)))
-
-    def replace(self, key: str, data: bytes, *, durable: bool = False) -> None:
-        """Write an object whether it exists or not, whole."""
-        target = str(self._key_path(key))
-        with told(f"write {key} in the store {self._root}"):
-            self._make_folder(os.path.dirname(target))
-            folder_upkeep.replace(self, target, data, durable)
-
-    def discard(self, key: str) -> None:
-        """Remove an object; missing is fine."""
-        check_key(key)
-        *parts, name = key.split("/")
-        with (
-            told(f"remove {key} from the store {self._root}"),
-            suppress(FileNotFoundError),
-            folder_below(str(self._root), parts) as folder,
-        ):
-            os.unlink(name, dir_fd=folder)
-
     def sweep(self, older_than: float, *, pretend: bool) -> tuple[int, int]:
         """Remove what dead writers left under `staging/`."""
         return folder_upkeep.sweep(self, older_than, pretend)
-
-    def _key_path(self, key: str) -> Path:
-        return Path(self._key_name(key))
-
-    def _key_name(self, key: str) -> str:
-        check_key(key)
-        return f"{self._root}/{key}"
-
-    def _make_folder(self, folder: str) -> None:
-        """Make a folder and everything above it, each named durably before it is used."""
-        if folder in self._known_folders:
-            return
-        if os.path.isdir(folder):
-            # another process may have made it this moment, and not come to its sync yet
-            if len(folder) > len(str(self._root)):
-                sync(os.path.dirname(folder))
-        else:
-            above = os.path.dirname(folder)
-            if above and above != folder:
-                self._make_folder(above)
-            with suppress(FileExistsError):
-                os.mkdir(folder)
-            sync(above or ".")
-        self._known_folders.add(folder)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from orchestrator.digest import Digest, hex_of, parse_digest
+from orchestrator.digest import Digest, hex_of, of_file, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store.disk import folder_below, sync, told, write_all
-from orchestrator.store.staging import BLOB_MTIME, STAGED, Place, seal, staged_name
+from orchestrator.store.staging import BLOB_MTIME, STAGED, Staging, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports_upkeep import Held
 
+_BATCH = 500  # removals between two looks whether they may go on
 
-def now(place: Place) -> float:
+
+def now(place: Staging) -> float:
     """What time it is by the clock that stamps files here: on a NAS it is not this machine's."""
     path = staged_name(place)
     with told(f"write to the store {place.location}"):
@@ -31,7 +33,7 @@ def now(place: Place) -> float:
                 os.unlink(path)
 
 
-def blobs(place: Place, top: str) -> Iterator[Held]:
+def blobs(place: Staging, top: str) -> Iterator[Held]:
     """Every blob below `blobs/sha256`; a blob's mtime is fixed, so its age is that of its last change of name or mode."""
     from orchestrator.ports_upkeep import Held
 
@@ -47,11 +49,29 @@ def blobs(place: Place, top: str) -> Iterator[Held]:
                             yield Held(digest, status.st_size, max(0.0, moment - status.st_ctime))
 
 
-def remove(place: Place, digests: Iterable[Digest]) -> int:
+def hashed(held: list[Held], opened: Callable[[Digest], BinaryIO]) -> Iterator[tuple[Held, bool]]:
+    """Each of them, with whether its bytes are those of its digest; two at once."""
+
+    from concurrent.futures import ThreadPoolExecutor
+
+    def whole(each: Held) -> bool:
+        try:
+            with opened(each.digest) as source:
+                return of_file(source) == each.digest
+        except (OSError, StoreError):
+            return False
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from zip(held, pool.map(whole, held), strict=True)
+
+
+def remove(place: Staging, digests: Iterable[Digest], before: Callable[[], None]) -> int:
     """Unlink blobs; what is mounted into a run by a hard link keeps its bytes there."""
     count = 0
     with told(f"remove a blob of {place.location}"):
-        for digest in digests:
+        for number, digest in enumerate(digests):
+            if number % _BATCH == 0:
+                before()
             name = hex_of(parse_digest(digest))
             with (
                 suppress(FileNotFoundError),
@@ -62,7 +82,7 @@ def remove(place: Place, digests: Iterable[Digest]) -> int:
     return count
 
 
-def ages(place: Place, found: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, float]]:
+def ages(place: Staging, found: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, float]]:
     """Keys with their ages; one that goes meanwhile is passed over."""
     moment = now(place)
     for key, path in found:
@@ -84,7 +104,7 @@ class told_unless_missing:
             raise StoreError(f"cannot {self._what}: {error.strerror or error}") from error
 
 
-def replace(place: Place, target: str, data: bytes, durable: bool) -> None:
+def replace(place: Staging, target: str, data: bytes, durable: bool) -> None:
     """Write a whole file in place of another; its folder is there."""
     staged = staged_name(place)
     try:
@@ -104,7 +124,7 @@ def replace(place: Place, target: str, data: bytes, durable: bool) -> None:
         raise
 
 
-def sweep(place: Place, older_than: float, pretend: bool) -> tuple[int, int]:
+def sweep(place: Staging, older_than: float, pretend: bool) -> tuple[int, int]:
     """Remove old files under `staging/`; not by mtime, which a finished blob has fixed.
 
     Only what has a name that writers give: whoever writes to the store may have put a link in the place of the folder,

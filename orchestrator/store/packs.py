@@ -7,12 +7,14 @@ only a way to carry blobs; their digests stay, and whoever takes one out verifie
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import StoreError
+from orchestrator.ports_upkeep import Held
 from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.transfer import Budget, ahead, in_parallel
 from orchestrator.store.remembered import Remembered
@@ -22,7 +24,7 @@ LEAST = 64  # fewer of them are not packed
 _PACK = 16 << 20
 _SPAN = 8 << 20  # bytes of a pack that are asked for at once
 _GAP = 128 << 10  # bytes that nobody wants, and that cost less than another request
-_TOP = "packs/sha256/"
+TOP = "packs/sha256/"
 _HEAD = b"mirage-pack/1\n"
 _LINE = re.compile(rb"([0-9a-f]{64}) (0|[1-9][0-9]{0,11}) (0|[1-9][0-9]{0,7})")
 
@@ -39,8 +41,10 @@ class Packs:
     def __init__(self, bucket: Bucket, kept: Remembered) -> None:
         self._bucket = bucket
         self._kept = kept
-        self._known: set[str] = set()
+        self._packs: dict[str, tuple[tuple[Digest, _Place], ...]] = {}
         self._places: dict[Digest, _Place] = {}
+        self._ages: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._places
@@ -50,35 +54,56 @@ class Packs:
         place = self._places.get(digest)
         return None if place is None else place.size
 
+    def forget(self) -> None:
+        """Know of none."""
+        with self._lock:
+            self._packs.clear()
+            self._places.clear()
+
     def refresh(self) -> None:
         """See which packs there are by now: one listing, and the indices that are new to this machine."""
-        new = [key for key, _ in self._bucket.list(_TOP) if key.endswith(".idx") and key not in self._known]
+        found = {each.key: each.age for each in self._bucket.listed(TOP)}
+        # an index without its pack is what a removal left that did not come to its end
+        there = {key for key in found if not key.endswith(".idx") and f"{key}.idx" in found}
+        self._ages = found
+        with self._lock:
+            gone = [pack for pack in self._packs if pack not in there]
+            for pack in gone:
+                del self._packs[pack]
+            if gone:
+                self._places = {digest: place for each in self._packs.values() for digest, place in each}
+            new = [pack for pack in there if pack not in self._packs]
 
-        def load(key: str) -> None:
+        def load(pack: str) -> None:
+            key = f"{pack}.idx"
             data = self._kept.read(key)
             if data is None:
-                data = self._bucket.read(key) or b""
-                self._take(key, data)
+                data = self._bucket.read(key)
+                if data is None:
+                    return  # removed in this moment
+                self._take(pack, data)
                 self._kept.add(key, data)
             else:
-                self._take(key, data)
+                self._take(pack, data)
 
         in_parallel(load, new)
+        for pack in gone:
+            self._kept.remove(f"{pack}.idx")
 
-    def _take(self, key: str, data: bytes) -> None:
-        pack = key.removesuffix(".idx")
-        found = {}
+    def _take(self, pack: str, data: bytes) -> None:
+        found = []
         lines = data.removeprefix(_HEAD).splitlines()
         for line in lines if data.startswith(_HEAD) else (b"",):
             match = _LINE.fullmatch(line)
             if match is None:
                 raise StoreError(
-                    f"{key} in {self._bucket.place.uri} is no index of a pack",
+                    f"{pack}.idx in {self._bucket.place.uri} is no index of a pack",
                     hint="remove that object: what only it names must be published again",
                 )
-            found[Digest(f"sha256:{match[1].decode()}")] = _Place(pack, int(match[2]), int(match[3]))
-        self._places.update(found)
-        self._known.add(key)
+            found.append((Digest(f"sha256:{match[1].decode()}"), _Place(pack, int(match[2]), int(match[3]))))
+        with self._lock:
+            self._packs[pack] = tuple(found)
+            self._places.update(found)
 
     def push(
         self, sizes: dict[Digest, int], read: Callable[[Digest], bytes], integrity: str, budget: Budget
@@ -87,41 +112,114 @@ class Packs:
 
         def put(digests: list[Digest]) -> None:
             with budget.taken(2 * sum(sizes[digest] for digest in digests)):
-                lines, start, pieces = [_HEAD], 0, []
-                for digest in digests:
-                    pieces.append(read(digest))
-                    lines.append(f"{hex_of(digest)} {start} {len(pieces[-1])}\n".encode())
-                    start += len(pieces[-1])
-                whole = b"".join(pieces)
-                pieces.clear()
-                name, index = of_bytes(whole), b"".join(lines)
-                key = _TOP + hex_of(name)
-                self._bucket.put(key, whole, name, integrity)
-            self._bucket.put(f"{key}.idx", index, of_bytes(index), integrity)
-            self._take(f"{key}.idx", index)
+                self._put(((digest, read(digest)) for digest in digests), integrity)
 
         in_parallel(put, _filled(sizes))
 
-    def fetch(self, wanted: Iterable[Digest]) -> Iterator[tuple[Digest, bytes]]:
-        """Blobs that known packs have, with their bytes, which the caller verifies; neighbours come together."""
+    def _put(self, blobs: Iterable[tuple[Digest, bytes]], integrity: str) -> str:
+        """One pack, and after it its index; gives its key."""
+        lines, start, pieces = [_HEAD], 0, []
+        for digest, data in blobs:
+            pieces.append(data)
+            lines.append(f"{hex_of(digest)} {start} {len(data)}\n".encode())
+            start += len(data)
+        whole = b"".join(pieces)
+        pieces.clear()
+        name, index = of_bytes(whole), b"".join(lines)
+        key = TOP + hex_of(name)
+        self._bucket.put(key, whole, name, integrity)
+        del whole
+        self._bucket.put(f"{key}.idx", index, of_bytes(index), integrity)
+        self._take(key, index)
+        return key
+
+    def fetch(self, wanted: Iterable[Digest]) -> Iterator[tuple[Digest, bytes | None]]:
+        """Blobs that known packs have, with their bytes, which the caller verifies; neighbours come together.
+
+        None for what lay in a pack that is there no longer: it may be in another one by now.
+        """
         spans = list(self._spans(wanted))
 
-        def get(span: list[tuple[_Place, Digest]]) -> bytes:
+        def get(span: list[tuple[_Place, Digest]]) -> bytes | None:
             first, last = span[0][0], span[-1][0]
             length = last.start + last.size - first.start
             found = self._bucket.part(first.pack, first.start, length) if length else (b"", 0)
-            if found is None or len(found[0]) != length:
+            if found is not None and len(found[0]) != length:
                 raise StoreError(
                     f"{first.pack} is not whole in {self._bucket.place.uri}",
                     hint="restore it from another copy of the store, or publish what it held again",
                 )
-            return found[0]
+            return None if found is None else found[0]
 
         with ThreadPoolExecutor(6) as pool:
             for span, data in ahead(pool, get, spans, 6):
                 begin = span[0][0].start
                 for place, digest in span:
-                    yield digest, data[place.start - begin : place.start - begin + place.size]
+                    yield (
+                        digest,
+                        None
+                        if data is None
+                        else data[place.start - begin : place.start - begin + place.size],
+                    )
+
+    # --- upkeep -------------------------------------------------------------------------------------------
+
+    def held(self) -> Iterator[Held]:
+        """Every blob in every pack, as of the last ``refresh``."""
+        for pack, places in list(self._packs.items()):
+            for digest, place in places:
+                yield Held(digest, place.size, self._ages.get(pack, 0.0), pack)
+
+    def left(self) -> Iterator[tuple[str, float]]:
+        """Packs without an index, and indices without a pack, with their ages, as of the last ``refresh``."""
+        for key, age in self._ages.items():
+            if (key.removesuffix(".idx") if key.endswith(".idx") else f"{key}.idx") not in self._ages:
+                yield key, age
+
+    def hashed(self) -> Iterator[tuple[Held, bool]]:
+        """Every blob in every pack, and whether its bytes are what its digest says; two packs in memory at once."""
+
+        def read(pack: str) -> bytes | None:
+            found = self._bucket.part(pack, 0, 2 * _PACK)
+            return None if found is None else found[0]
+
+        with ThreadPoolExecutor(2) as pool:
+            for pack, data in ahead(pool, read, list(self._packs), 2):
+                for digest, place in () if data is None else self._packs.get(pack, ()):
+                    assert data is not None
+                    whole = of_bytes(data[place.start : place.start + place.size]) == digest
+                    yield Held(digest, place.size, self._ages.get(pack, 0.0), pack), whole
+
+    def touched(self, going: Set[Digest]) -> list[str]:
+        """The packs that have one of these."""
+        return [pack for pack, places in self._packs.items() if any(digest in going for digest, _ in places)]
+
+    def remove(self, pack: str, going: Set[Digest], integrity: str) -> bool:
+        """Take these out of a pack: what stays is written to a new one before the old one goes, its index first.
+
+        Gives whether each deletion was answered at once (Bucket.delete).
+        """
+        places = self._packs[pack]
+        staying = [(digest, place) for digest, place in places if digest not in going]
+        if staying:
+            end = max(place.start + place.size for _, place in places)
+            found = self._bucket.part(pack, 0, end) if end else (b"", 0)
+            if found is None:
+                return True  # somebody else was quicker
+            data = found[0]
+            # As they are: whoever reads them verifies them, and damaged bytes may be all that there is.
+            made = self._put(
+                ((digest, data[place.start : place.start + place.size]) for digest, place in staying),
+                integrity,
+            )
+            if made == pack:  # only empty blobs went: its bytes are the same, its index is not
+                self._kept.remove(f"{pack}.idx")
+                return True
+        sure = self._bucket.delete([f"{pack}.idx", pack])
+        with self._lock:
+            self._packs.pop(pack, None)
+            self._places = {digest: place for each in self._packs.values() for digest, place in each}
+        return sure
 
     def _spans(self, wanted: Iterable[Digest]) -> Iterator[list[tuple[_Place, Digest]]]:
         span: list[tuple[_Place, Digest]] = []

@@ -12,10 +12,15 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+from orchestrator.digest import Digest
 from orchestrator.errors import StoreError
 from orchestrator.store.disk import told
 from orchestrator.store.keys import check_key
+
+if TYPE_CHECKING:
+    from orchestrator.store.folder import FolderStore
 
 
 class Remembered:
@@ -59,3 +64,20 @@ class Remembered:
     def _path(self, key: str) -> Path:
         check_key(key)
         return self._folder / key
+
+
+class MachineCopy:
+    """What a machine has of a store in a bucket: blobs that it fetched or wrote, and objects as it saw them."""
+
+    def __init__(self, local: FolderStore, seen: Remembered) -> None:
+        self._local = local
+        self._seen = seen
+        self.location = "this machine's copy"
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """Open a blob. Raises StoreError where it is not here."""
+        return self._local.open(digest)
+
+    def read(self, key: str) -> bytes | None:
+        """An object."""
+        return self._seen.read(key)

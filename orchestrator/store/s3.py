@@ -7,41 +7,37 @@ pushed; blobs are in the bucket before any object that could name them is create
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator import canonical
-from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
+from orchestrator.digest import Digest, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
+from orchestrator.store import bucket_upkeep, turns
 from orchestrator.store.bucket.client import Bucket, quietly
 from orchestrator.store.bucket.failures import BucketError
 from orchestrator.store.bucket.probe import Promises, promises_of
-from orchestrator.store.bucket.transfer import (
-    IN_FLIGHT,
-    SINGLE,
-    Budget,
-    LargeUpload,
-    in_parallel,
-)
+from orchestrator.store.bucket.transfer import WORKERS, ahead
 from orchestrator.store.fetching import blob_key, fetched
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.keys import FORMAT, check_format, check_key
 from orchestrator.store.owed import Owed, OwedIntake, OwedWriter
-from orchestrator.store.packs import LEAST, Packs, packable
-from orchestrator.store.remembered import Remembered
+from orchestrator.store.packs import Packs
+from orchestrator.store.pushing import Pusher
+from orchestrator.store.remembered import MachineCopy, Remembered
 
-# From this number on, asking for whole folders of blobs is cheaper than asking for each.
-_MANY = 256
-_FEW = 4000  # blobs; a store with fewer is listed in one go
+# Who asks for this many blobs one by one hears of the rest by a listing, of at most so many.
+_ASKED, _FEW = 24, 100_000
 # Unfinished uploads older than this, in seconds, have no living writer any more.
 STALE = 7 * 24 * 3600.0
-_SWEEP_EVERY = 24 * 3600.0
 
 
 class S3Store:
@@ -56,10 +52,14 @@ class S3Store:
         self._seen = Remembered(self._side / "seen")
         self._later = Remembered(self._side / "later")
         self._packs = Packs(bucket, self._seen)
-        self._tell = tell
         self._there: set[Digest] = set()  # seen in the bucket by this process
+        self._pusher = Pusher(bucket, self.local, self._packs, self._there, self._side / "uploads")
+        self._tell = tell
+        self._asked = 0  # how many blobs were looked for one by one
+        self._as_of: str | None = None  # what had been collected when they were seen
         self._pushing = threading.RLock()
         self._promises: Promises | None = None
+        self._insisting = False
         self.away = False  # whether the bucket was asked in vain
 
     @property
@@ -106,7 +106,8 @@ class S3Store:
                     hint="use a server that honours conditional writes (docs/store.md lists some), or a folder",
                 )
             self._promises = found
-            self._sweep_daily()
+            if bucket_upkeep.is_time(self._side / "swept"):
+                quietly(self.sweep)
         return self._promises
 
     # --- blobs --------------------------------------------------------------------------------------------
@@ -117,18 +118,27 @@ class S3Store:
         if digest in self._there or (digest in self._owed and self.local.has(digest)):
             return True
         try:
-            if self.bucket.size(blob_key(digest)) is None:
-                if digest not in self._packs:
-                    self._packs.refresh()
-                if digest not in self._packs:
-                    return False
+            if not self._look(digest):
+                return False
         except BucketError as error:
-            if not self.local.has(digest):
+            if self._insisting or not self.local.has(digest):
                 raise
             self._remembering(error)
+            self._owed.add([digest])  # it may have been collected, and is pushed again then
             return True
         self._there.add(digest)
         return True
+
+    def _look(self, digest: Digest) -> bool:
+        """Whether the bucket has a blob; who asks for many is answered from one listing."""
+        self._asked += 1
+        if self._asked == _ASKED:
+            self._packs.refresh()
+            self._there.update(held.digest for held in islice(bucket_upkeep.loose(self.bucket), _FEW))
+        if digest in self._there or digest in self._packs or self.bucket.size(blob_key(digest)) is not None:
+            return True
+        self._packs.refresh()
+        return digest in self._packs
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading; it is fetched, whole and verified, where this machine does not have it."""
@@ -185,7 +195,8 @@ class S3Store:
         check_key(key)
         try:
             promises = self.promises()
-            self.push_owed()
+            if not key.startswith("gc/"):
+                self.push_owed()
             made = self.bucket.create(key, data, promises.condition)
         except BucketError as error:
             if not key.startswith("keys/"):
@@ -193,13 +204,15 @@ class S3Store:
             self._remembering(error)
             self._later.add(key, data)
             return True
-        if made:
+        if made and not key.startswith("gc/"):
             self._seen.add(key, data)
         return made
 
     def read(self, key: str) -> bytes | None:
         """The object's bytes, or None; as this machine saw them last, where the bucket does not answer."""
         check_key(key)
+        if self._must_answer(key):
+            return self.bucket.read(key)
         try:
             data = self.bucket.read(key)
         except BucketError as error:
@@ -226,9 +239,15 @@ class S3Store:
                     check_key(key)
                     found.append(key)
         except BucketError as error:
+            if self._must_answer(prefix):
+                raise
             self._remembering(error)
             found = [*{*self._seen.keys(prefix), *self._later.keys(prefix)}]
         yield from sorted(found)
+
+    def _must_answer(self, key: str) -> bool:
+        """Whether only the bucket can say it: what lies below `gc/` changes."""
+        return self._insisting or key.startswith("gc/")
 
     def _remembering(self, error: BucketError) -> None:
         """Go on with what this machine knows, and say so once; raises what will not pass by itself."""
@@ -243,15 +262,24 @@ class S3Store:
     def push_owed(self) -> None:
         """Push every blob that this process kept, or took over from a dead one. Raises StoreError."""
         with self._pushing:
+            later = list(self._later.keys(""))
+            # Holds before what they hold: a collection that goes on sees one of them.
+            for key in sorted(later, key=lambda key: not key.startswith("gc/")):
+                if not key.startswith("gc/"):
+                    break
+                self._create_later(key)
             owed = self._owed.all()
             if owed:
                 self.push([digest for digest in owed if digest not in self._there])
                 self._owed.settle(owed)
-            for key in list(self._later.keys("")):
-                data = self._later.read(key)
-                if data is not None:
-                    self.bucket.create(key, data, self.promises().condition)
-                self._later.remove(key)
+            for key in later:
+                self._create_later(key)
+
+    def _create_later(self, key: str) -> None:
+        data = self._later.read(key)
+        if data is not None:
+            self.bucket.create(key, data, self.promises().condition)
+        self._later.remove(key)
 
     def waiting(self) -> int:
         """How many blobs and objects of this machine are still to go to the bucket."""
@@ -259,67 +287,7 @@ class S3Store:
 
     def push(self, digests: Iterable[Digest]) -> None:
         """Put blobs of this machine into the bucket, in parallel, where they are not there yet. Raises StoreError."""
-        promises, budget = self.promises(), Budget(IN_FLIGHT)
-        sizes = {}
-        for digest in dict.fromkeys(digests):
-            with suppress(FileNotFoundError):
-                sizes[digest] = self.local.blob_path(digest).stat().st_size
-            # a missing one was owed by a process that died before it was kept, so nothing names it
-        absent = self._absent(sizes)
-        large = [digest for digest in absent if sizes[digest] > SINGLE]
-        small = packable({digest: sizes[digest] for digest in absent})
-        self._packs.push(small, self._whole, promises.integrity, budget)
-
-        def put(digest: Digest) -> None:
-            with budget.taken(sizes[digest]):
-                data = self._whole(digest)
-                self.bucket.put(blob_key(digest), data, digest, promises.integrity)
-
-        in_parallel(put, [digest for digest in absent if sizes[digest] <= SINGLE and digest not in small])
-        notes = self._side / "uploads"
-        if large:
-            notes.mkdir(exist_ok=True)
-        for digest in large:
-            upload = LargeUpload(
-                self.bucket, blob_key(digest), self.local.blob_path(digest), digest, promises.integrity
-            )
-            upload.run(notes / hex_of(digest), budget)
-        self._there.update(sizes)
-
-    def _whole(self, digest: Digest) -> bytes:
-        """The bytes of this machine's copy. Raises StoreError where they are damaged."""
-        path = self.local.blob_path(digest)
-        data = path.read_bytes()
-        if of_bytes(data) != digest:
-            raise StoreError(
-                f"{path} is damaged: its bytes hash to {of_bytes(data)}",
-                hint="remove that file, and publish the artifact again",
-            )
-        return data
-
-    def _absent(self, sizes: dict[Digest, int]) -> list[Digest]:
-        """Those that the bucket does not have in their full size."""
-        if len(sizes) >= LEAST:
-            self._packs.refresh()
-        left = {digest: size for digest, size in sizes.items() if self._packs.size(digest) != size}
-        listed: dict[str, int] = {}
-        if len(left) >= _MANY:
-            listed.update(islice(self.bucket.list("blobs/"), _FEW))
-            if len(listed) == _FEW:  # a large store: only the folders that matter
-
-                def look(folder: str) -> None:
-                    listed.update(self.bucket.list(folder))
-
-                in_parallel(look, sorted({blob_key(digest).rpartition("/")[0] + "/" for digest in left}))
-        else:
-
-            def ask(digest: Digest) -> None:
-                size = self.bucket.size(blob_key(digest))
-                if size is not None:
-                    listed[blob_key(digest)] = size
-
-            in_parallel(ask, left)
-        return [digest for digest, size in left.items() if listed.get(blob_key(digest)) != size]
+        self._pusher.push(digests, self.promises().integrity)
 
     def fetch(self, digests: Iterable[Digest]) -> None:
         """Bring blobs to this machine, in parallel and verified; those that are here cost a stat.
@@ -334,52 +302,87 @@ class S3Store:
 
     @property
     def collected(self) -> bool:
-        """Not yet: nothing that is written goes."""
-        return False
+        """It may: writers take part by sessions."""
+        return True
 
-    def _uncollected(self) -> StoreError:
-        return StoreError(
-            f"upkeep of a store in a bucket is not possible yet: {self.location}",
-            hint="`mirage gc` and `mirage fsck` work on stores in a folder",
-        )
+    @property
+    def copy(self) -> MachineCopy:
+        """What this machine has of the store, to mend it from."""
+        return MachineCopy(self.local, self._seen)
+
+    def insist(self) -> None:
+        """From now on nothing is answered from memory."""
+        self._insisting = True
+
+    def since(self, state: str) -> None:
+        """Where something was collected since they were seen, blobs may be gone."""
+        if state != self._as_of:
+            self._there.clear()
+            self._packs.forget()
+            self._asked, self._as_of = 0, state
+
+    def pending(self) -> Iterable[Digest]:
+        """What is owed."""
+        return self._owed.all()
+
+    def flush(self) -> None:
+        """Push what is owed."""
+        self.push_owed()
 
     def blobs(self) -> Iterator[Held]:
-        """Raises StoreError."""
-        raise self._uncollected()
+        """Every blob, in no order."""
+        return bucket_upkeep.blobs(self.bucket, self._packs)
 
-    def remove(self, digests: Iterable[Digest]) -> int:
-        """Raises StoreError."""
-        raise self._uncollected()
+    def hashed(self) -> Iterator[tuple[Held, bool]]:
+        """Every blob, with whether the bucket's bytes of it are whole."""
+        return bucket_upkeep.hashed(self.bucket, self._packs)
+
+    def begins(self, digest: Digest, size: int) -> bytes:
+        """A blob's first bytes."""
+        if self.local.has(digest):
+            return self.local.begins(digest, size)
+        return bucket_upkeep.begins(self.bucket, self._packs, digest, size)
+
+    def reads(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Many objects."""
+        with ThreadPoolExecutor(WORKERS) as pool:
+            yield from ahead(pool, self.read, keys, 4 * WORKERS)
+
+    def remove(self, digests: Iterable[Digest], before: Callable[[], None] = lambda: None) -> int:
+        """Remove blobs; what lies beside them in a pack is packed anew."""
+        going = frozenset(digests)
+        try:
+            return bucket_upkeep.remove(self.bucket, self._packs, going, before, self.promises().integrity)
+        finally:
+            self._there.difference_update(going)
 
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
-        """Raises StoreError."""
-        raise self._uncollected()
+        """Keys with the seconds since each was written."""
+        return bucket_upkeep.ages(self.bucket, prefix)
 
     def replace(self, key: str, data: bytes, *, durable: bool = False) -> None:
-        """Raises StoreError."""
-        raise self._uncollected()
+        """Write an object whether it exists or not. What a run holds waits here while the bucket is away."""
+        check_key(key)
+        try:
+            sure = self.bucket.put(key, data, of_bytes(data), self.promises().integrity)
+        except BucketError as error:
+            if not key.startswith("gc/hold/"):
+                raise
+            self._remembering(error)
+            self._later.add(key, data)
+            self._owed.add(digest for digest in json.loads(data) if self.local.has(digest))
+            return
+        if key == turns.STATE and not sure:
+            time.sleep(bucket_upkeep.LATE)  # an older phase must not come back in the next one
 
     def discard(self, key: str) -> None:
-        """Raises StoreError."""
-        raise self._uncollected()
+        """Remove an object; missing is fine."""
+        self._later.remove(key)
+        self.bucket.delete([key])
 
     def sweep(self, older_than: float = STALE, *, pretend: bool = False) -> tuple[int, int]:
-        """Abort uploads that were begun more than ``older_than`` seconds ago and never ended; their bytes are not told."""
-        count = 0
-        for upload in list(self.bucket.uploads("blobs/")):
-            if time.time() - upload.begun.timestamp() >= older_than:
-                if not pretend:
-                    self.bucket.abort(upload.key, upload.id)
-                count += 1
-        return count, 0
-
-    def _sweep_daily(self) -> None:
-        stamp = self._side / "swept"
-        with suppress(FileNotFoundError):
-            if time.time() - stamp.stat().st_mtime < _SWEEP_EVERY:
-                return
-        stamp.touch()
-        quietly(self.sweep)
+        """End uploads that were begun more than ``older_than`` seconds ago, and remove halves of packs."""
+        return bucket_upkeep.sweep(self.bucket, self._packs, older_than, pretend=pretend)
 
     def close(self) -> None:
         """Let go of what this process holds; what it still owes is pushed by the next one that opens the store."""

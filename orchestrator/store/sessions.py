@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,7 @@ from orchestrator.store import turns
 from orchestrator.store.turns import CONDEMNED, DELETING, State
 
 _POLL = 0.02
+_KEEPING = 8  # how many keeps are written at once
 
 
 class StoreBusy(StoreError):
@@ -36,7 +37,8 @@ def writing(store: Store) -> Iterator[Store]:
     """The store for one piece of work: what is written or found through it stays until the work is named.
 
     From the first blob to the version, record or key that names it. Raises StoreBusy (its cause an OSError, as that
-    of everything that may pass) where the work must be done again.
+    of everything that may pass) where the work must be done again. Where the store is away, work that names nothing
+    goes on; what would name something then raises the store's own error.
     """
     if not store.collected:
         yield store
@@ -59,8 +61,12 @@ def hold(store: Store, run_id: str, name: str, digests: Iterable[Digest]) -> Non
 
 def release(store: Store, run_id: str) -> None:
     """The run has its record, which names all that it needs."""
-    for key in list(store.keys(f"gc/hold/{run_id}/")) if store.collected else []:
-        store.discard(key)
+    try:
+        for key in list(store.keys(f"gc/hold/{run_id}/")) if store.collected else []:
+            store.discard(key)
+    except StoreError as error:
+        if not error.away:  # else a collector finds the record, and the hold needless
+            raise
 
 
 def doubt(store: Store) -> str:
@@ -78,29 +84,47 @@ class Session:
         self._state = State(0, turns.IDLE)
         self._condemned: frozenset[str] = frozenset()
         self._kept: set[Digest] = set()
+        self._early: set[Digest] = set()  # seen while the store was away
+        self._begun = False
+        self._away: StoreError | None = None  # why it could not begin
+        self._said = False
         self._alive = 0.0
         self._over = threading.Event()
 
     def begin(self) -> None:
-        """Say that somebody writes, then look what is condemned: in this order, as the collector looks in the other."""
-        self._tell(turns.read_state(self._store).generation)
-        state = self._settled()
-        if state.generation != self._seen:
-            self._tell(state.generation)
-        self._state = state
-        if state.phase == CONDEMNED:
-            data = self._store.read(f"gc/condemned/{state.generation:016}.json")
-            self._condemned = frozenset(json.loads(data)) if data is not None else frozenset()
+        """Say that somebody writes, then look what is condemned: in this order, as the collector looks in the other.
+
+        A store that is away is told when something is to be named.
+        """
+        try:
+            self._tell(turns.read_state(self._store).generation)
+            state = self._settled()
+            if state.generation != self._seen:
+                self._tell(state.generation)
+            self._state = state
+            if state.phase == CONDEMNED:
+                data = self._store.read(f"gc/condemned/{state.generation:016}.json")
+                self._condemned = frozenset(json.loads(data)) if data is not None else frozenset()
+        except StoreError as error:
+            if not error.away:
+                raise
+            self._away = error
+            return
+        self._begun = True
         threading.Thread(target=self._renew, daemon=True).start()
+        self._secure([*self._store.pending()])
+        self._check_secure(self._early)
 
     def end(self) -> None:
         """Nothing is protected any more but by what names it."""
         self._over.set()
-        with suppress(StoreError):  # it is then taken for dead after its lease
-            self._store.discard(self._key)
+        if self._said:
+            with suppress(StoreError):  # it is then taken for dead after its lease
+                self._store.discard(self._key)
 
     def _tell(self, seen: int) -> None:
-        began = _clock()
+        began = turns.clock()
+        self._said = True
         self._store.replace(self._key, canonical.encode({"seen": seen, **turns.holder()}))
         self._seen, self._alive = seen, began
 
@@ -113,34 +137,47 @@ class Session:
 
     def _settled(self) -> State:
         """The state, once nothing is being deleted."""
-        waited = 0
+        pause, asked = _POLL, 0.0
         while True:
             state = turns.read_state(self._store)
             if state.phase != DELETING:
+                self._store.since(f"{state.generation} {state.phase}")
                 return state
-            if waited % 50 == 0:
+            if turns.clock() - asked > 1.0:
                 turns.end_for_the_dead(self._store)
-            waited += 1
-            time.sleep(_POLL)
+                asked = turns.clock()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
 
-    def _secure(self, digest: Digest) -> bool:
-        """Whether a blob that was found or written stays: only where it is condemned is there anything to do."""
-        if hex_of(digest) not in self._condemned or digest in self._kept:
+    def _secure(self, digests: Iterable[Digest]) -> bool:
+        """Whether blobs that were found or written stay: only where they are condemned is there anything to do."""
+        if not self._begun:
+            self._early.update(digests)
             return True
-        self._store.create(f"gc/keep/{self._state.generation:016}-{hex_of(digest)}.json", b"{}")
+        doubtful = [each for each in digests if hex_of(each) in self._condemned and each not in self._kept]
+        if not doubtful:
+            return True
+        names = [f"gc/keep/{self._state.generation:016}-{hex_of(each)}.json" for each in doubtful]
+        if len(names) == 1:
+            self._store.create(names[0], b"{}")
+        else:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(min(_KEEPING, len(names))) as pool:
+                list(pool.map(lambda name: self._store.create(name, b"{}"), names))
         state = turns.read_state(self._store)
         if state == self._state:
-            self._kept.add(digest)
+            self._kept.update(doubtful)
             return True
         self._settled()
         # That generation is over, and the next one waits for this session: nothing of ours goes any more.
         self._condemned = frozenset()
-        return self._store.has(digest)
+        return all(self._store.has(each) for each in doubtful)
 
-    def _check_secure(self, digest: Digest) -> None:
-        if not self._secure(digest):
+    def _check_secure(self, digests: Iterable[Digest]) -> None:
+        if not self._secure(digests):
             raise StoreBusy(
-                f"{digest} was removed by a collection while it was stored", hint="do the same again"
+                "what was stored was removed by a collection meanwhile", hint="do the same again"
             ) from BlockingIOError("collected")
 
     @property
@@ -150,7 +187,7 @@ class Session:
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there, and stays."""
-        return self._store.has(digest) and self._secure(digest)
+        return self._store.has(digest) and self._secure((digest,))
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob."""
@@ -159,7 +196,7 @@ class Session:
     def put(self, data: bytes) -> Digest:
         """Keep small bytes."""
         digest = self._store.put(data)
-        if not self._secure(digest):
+        if not self._secure((digest,)):
             self._store.put(data)
         return digest
 
@@ -176,13 +213,12 @@ class Session:
         with self._store.intake(link=link) as inner:
             taken.inner = inner
             yield taken if self._condemned else inner
-        for digest in taken.doubtful:
-            self._check_secure(digest)
+        self._check_secure(taken.doubtful)
 
     def put_file(self, path: Path, *, digest: Digest, link: bool) -> None:
         """Keep a file."""
         self._store.put_file(path, digest=digest, link=link)
-        if not self._secure(digest):
+        if not self._secure((digest,)):
             self._store.put_file(path, digest=digest, link=link)
 
     def materialise(self, digest: Digest, target: Path, *, executable: bool) -> None:
@@ -195,7 +231,13 @@ class Session:
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object: the moment for which the session was held, so it must still hold."""
-        if _clock() - self._alive > 0.8 * turns.LEASE:
+        if not self._begun:
+            self.begin()
+        if not self._begun and self._away is not None:  # what claims no name may wait on this machine
+            if not key.startswith("keys/"):
+                raise self._away
+            return self._store.create(key, data)
+        if turns.clock() - self._alive > 0.8 * turns.LEASE:
             raise StoreBusy(
                 f"the store {self.location} could not be told for {0.8 * turns.LEASE:.0f} s that this process lives",
                 hint="do the same again",
@@ -215,11 +257,39 @@ class Session:
         """That is why there is a session."""
         return True
 
+    def insist(self) -> None:
+        """As the store."""
+        self._store.insist()
+
+    def since(self, state: str) -> None:
+        """As the store."""
+        self._store.since(state)
+
+    def pending(self) -> Iterable[Digest]:
+        """What is on its way."""
+        return self._store.pending()
+
+    def flush(self) -> None:
+        """Let what is on its way arrive."""
+        self._store.flush()
+
     def blobs(self) -> Iterator[Held]:
         """Every blob."""
         return self._store.blobs()
 
-    def remove(self, digests: Iterable[Digest]) -> int:
+    def hashed(self) -> Iterator[tuple[Held, bool]]:
+        """Every blob, with whether it is whole."""
+        return self._store.hashed()
+
+    def begins(self, digest: Digest, size: int) -> bytes:
+        """A blob's first bytes."""
+        return self._store.begins(digest, size)
+
+    def reads(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Many objects."""
+        return self._store.reads(keys)
+
+    def remove(self, digests: Iterable[Digest], before: Callable[[], None] = lambda: None) -> int:
         """Never through a session."""
         raise StoreError("a writer removes nothing")
 
@@ -250,7 +320,7 @@ class _Writer:
 
     def commit(self) -> tuple[Digest, int]:
         digest, size = self._inner.commit()
-        self._session._check_secure(digest)
+        self._session._check_secure((digest,))
         return digest, size
 
 
@@ -268,8 +338,3 @@ class _Intake:
         if hex_of(digest) in self._condemned:
             self.doubtful.add(digest)
         return digest, taken
-
-
-def _clock() -> float:
-    """Seconds that also count while the machine sleeps, where the system can tell."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -30,8 +30,8 @@ TOGETHER = 8192
 _ZEROS = bytes(CHUNK)
 
 
-class Place(Protocol):
-    """The folder that blobs go to."""
+class Staging(Protocol):
+    """A folder in which files are written before they are named."""
 
     @property
     def location(self) -> str:
@@ -39,6 +39,10 @@ class Place(Protocol):
 
     def staging(self) -> str:
         """The folder for unfinished files, made where it is missing."""
+
+
+class Place(Staging, Protocol):
+    """The folder that blobs go to."""
 
     def room_for(self, digest: Digest) -> str:
         """The path of a blob; its folder is made, durably, where it is missing."""
@@ -50,7 +54,7 @@ class Place(Protocol):
 STAGED = re.compile(r"[0-9]+-[0-9a-f]{16}(\.[12])?")  # the names that are given there
 
 
-def staged_name(place: Place) -> str:
+def staged_name(place: Staging) -> str:
     """A path under `staging/` that nobody else uses."""
     return os.path.join(place.staging(), f"{os.getpid()}-{os.urandom(8).hex()}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,11 @@ def is_dead(item: object) -> bool:
         return False
     pid = item.get("pid")
     return not isinstance(pid, int) or _started(pid) != item.get("started")
+
+
+def clock() -> float:
+    """Seconds that also count while the machine sleeps, where the system can tell."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _machine() -> str:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import islice
 
 from orchestrator import canonical
 from orchestrator.digest import hex_of
@@ -29,18 +28,21 @@ from orchestrator.upkeep.reach import Reach, raw
 GRACE = 24 * 3600.0
 # A hold of a run that never came to its record.
 FORGOTTEN = 90 * 24 * 3600.0
-_BATCH = 500
+# A pack of which less than this can go is left as it is.
+PACKED_SHARE = 0.25
 _POLL = 0.02
 
 
 @dataclass
 class Found:
-    """What a store has: needed, too young to say, and what can go."""
+    """What a store has: needed, too young to say, packed with what is mostly needed, and what can go."""
 
     live: int = 0
     live_bytes: int = 0
     young: int = 0
     young_bytes: int = 0
+    packed: int = 0
+    packed_bytes: int = 0
     garbage: list[Held] = field(default_factory=list)
     unfinished: tuple[int, int] = (0, 0)
 
@@ -66,20 +68,35 @@ def look(store: Store, older_than: float) -> Found:
 
 
 def _look(store: Store, older_than: float) -> tuple[Found, Reach]:
+    store.insist()  # what this machine remembers of a store that is away is less than what others need
     held = list(store.blobs())
     reach = Reach(store, (each.digest for each in held))
     reach.update()
     found = Found(unfinished=store.sweep(max(older_than, GRACE), pretend=True))
+    packs: dict[str, tuple[int, int]] = {}  # bytes in all, and of them what can go
     for each in held:
-        if raw(each.digest) in reach.live:
+        needed, young = raw(each.digest) in reach.live, each.age < older_than
+        if needed:
             found.live += 1
             found.live_bytes += each.size
-        elif each.age < older_than:
+        elif young:
             found.young += 1
             found.young_bytes += each.size
         else:
             found.garbage.append(each)
+        if each.pack:
+            whole, going = packs.get(each.pack, (0, 0))
+            packs[each.pack] = whole + each.size, going + (0 if needed or young else each.size)
+    _leave_packed(found, {pack for pack, (whole, going) in packs.items() if going < whole * PACKED_SHARE})
     return found, reach
+
+
+def _leave_packed(found: Found, full: set[str]) -> None:
+    """What lies in a pack that is mostly needed stays: to take it out, the rest would be written again."""
+    left = [each for each in found.garbage if each.pack in full]
+    found.packed, found.packed_bytes = len(left), sum(each.size for each in left)
+    if left:
+        found.garbage = [each for each in found.garbage if each.pack not in full]
 
 
 class Busy(StoreError):
@@ -92,28 +109,33 @@ def collect(store: Store, older_than: float, reporter: Reporter, *, patience: fl
     Raises Busy where another collector lives, or a session does not end within ``patience`` seconds; nothing is
     removed then. StoreError where what is needed cannot be told.
     """
+    store.insist()
     generation = turns.take_lock(store)
     if generation is None:
         raise Busy(
             f"another `mirage gc` works on {store.location}", hint="wait for it, then run it again if need be"
         )
-    with _signs_of_life(store, generation):
-        return _Collection(store, generation, reporter).run(older_than, patience)
+    with _signs_of_life(store, generation) as alive:
+        return _Collection(store, generation, reporter, alive).run(older_than, patience)
 
 
 @contextmanager
-def _signs_of_life(store: Store, generation: int) -> Iterator[None]:
-    over = threading.Event()
+def _signs_of_life(store: Store, generation: int) -> Iterator[Callable[[], float]]:
+    """Renew the lock; gives a function that tells the seconds since it was renewed last, sleep included."""
+    over, last = threading.Event(), turns.clock()
 
     def renew() -> None:
+        nonlocal last
         while not over.wait(turns.LEASE / 4):
+            began = turns.clock()
             with suppress(MirageError):
                 turns.renew_lock(store, generation)
+                last = began
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
-        yield
+        yield lambda: turns.clock() - last
     finally:
         over.set()
         thread.join()
@@ -122,8 +144,9 @@ def _signs_of_life(store: Store, generation: int) -> Iterator[None]:
 
 
 class _Collection:
-    def __init__(self, store: Store, generation: int, reporter: Reporter) -> None:
+    def __init__(self, store: Store, generation: int, reporter: Reporter, alive: Callable[[], float]) -> None:
         self._store = store
+        self._alive = alive
         self._generation = generation
         self._reporter = reporter
         self._began = time.monotonic()
@@ -165,7 +188,8 @@ class _Collection:
 
     def _check_turn(self) -> None:
         """Another collector may have taken this one for dead."""
-        if turns.newest_lock(self._store)[0] != self._generation:
+        # and a while before it does, so that no removal is under way then
+        if self._alive() > 0.8 * turns.LEASE or turns.newest_lock(self._store)[0] != self._generation:
             raise Busy(
                 f"another `mirage gc` took over the collection of {self._store.location}",
                 hint="this process seemed dead to it; run it again if need be",
@@ -174,7 +198,7 @@ class _Collection:
     def _drain(self, patience: float) -> None:
         """Wait for the sessions that began before the condemned were named."""
         deadline = time.monotonic() + patience
-        told = False
+        told, pause = False, _POLL
         while True:
             waiting = [key for key, age in self._store.ages("gc/session/") if self._must_wait(key, age)]
             if not waiting:
@@ -187,7 +211,8 @@ class _Collection:
                     f"{len(waiting)} writer(s) of {self._store.location} did not come to an end in {patience:.0f} s",
                     hint="nothing was removed; run it again when long uploads and builds are over",
                 )
-            time.sleep(_POLL)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
 
     def _must_wait(self, key: str, age: float) -> bool:
         data = self._store.read(key)
@@ -206,18 +231,13 @@ class _Collection:
     def _delete(self, condemned: list[Held], reach: Reach) -> list[Held]:
         kept = {key.rpartition("-")[2].removesuffix(".json") for key in self._store.keys("gc/keep/")}
         reach.update()
-        going = iter(
+        going = [
             held
             for held in condemned
             if raw(held.digest) not in reach.live and hex_of(held.digest) not in kept
-        )
-        removed: list[Held] = []
-        while batch := list(islice(going, _BATCH)):
-            self._check_turn()
-            self._store.remove(held.digest for held in batch)
-            removed += batch
-            self._reporter.detail(f"removed {len(removed)} blobs")
-        return removed
+        ]
+        self._store.remove((held.digest for held in going), self._check_turn)
+        return going
 
     def _forget_holds(self) -> None:
         """Holds of runs that have their record, or whose machine never came back."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import BinaryIO, Protocol
 
 from orchestrator import canonical
 from orchestrator.artifacts import alias, tombstone, tree
@@ -58,6 +58,20 @@ class Report:
         return [each for each in self.findings if not each.mended]
 
 
+class Copy(Protocol):
+    """What something may be restored from."""
+
+    @property
+    def location(self) -> str:
+        """Its name, for messages."""
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """Open a blob. Raises StoreError where it is not there."""
+
+    def read(self, key: str) -> bytes | None:
+        """An object, or None."""
+
+
 class Check:
     """One look at a store; hashes are remembered, so that a second look costs only what was mended.
 
@@ -75,8 +89,9 @@ class Check:
         self._there: dict[Digest, int] = {}
         self._findings: dict[tuple[str, str], Finding] = {}
 
-    def run(self, *, repair: bool = False, copies: Sequence[Store] = ()) -> Report:
+    def run(self, *, repair: bool = False, copies: Sequence[Copy] = ()) -> Report:
         """Look at everything; with ``repair`` mend what can be mended, from ``copies`` where bytes are missing."""
+        self._store.insist()
         self._hash_all()
         mended: dict[tuple[str, str], Finding] = {}
         while True:
@@ -91,6 +106,7 @@ class Check:
                 mended[key] = replace(self._findings[key], mended=how)
             if not done:  # a mended tree may name what could not be seen before
                 break
+            self._store.flush()
         found = {**{key: each for key, each in self._findings.items() if key not in mended}, **mended}
         if any(each.state in (DAMAGED, MISSING) and not each.mended for each in found.values()):
             with suppress(StoreError):  # whoever publishes it again writes it anew
@@ -101,23 +117,14 @@ class Check:
         return Report(tuple(order), len(self._there), sum(self._there.values()))
 
     def _hash_all(self) -> None:
-        held = list(self._store.blobs())
-        self._there = {each.digest: each.size for each in held}
-        done = size = 0
-        with ThreadPoolExecutor(2) as pool:
-            for each, whole in zip(held, pool.map(self._whole, (each.digest for each in held)), strict=True):
-                if not whole:
-                    self._damaged.add(each.digest)
-                done, size = done + 1, size + each.size
-                if done % 500 == 0:
-                    self._reporter.detail(f"{done} of {len(held)} blobs, {size >> 20} MiB")
-
-    def _whole(self, digest: Digest) -> bool:
-        try:
-            with self._store.open(digest) as source:
-                return of_file(source) == digest
-        except (OSError, StoreError):
-            return False
+        size = 0
+        for done, (each, whole) in enumerate(self._store.hashed(), 1):
+            self._there[each.digest] = each.size
+            if not whole:
+                self._damaged.add(each.digest)
+            size += each.size
+            if done % 500 == 0:
+                self._reporter.detail(f"{done} blobs, {size >> 20} MiB")
 
     def _find(self, state: str, what: str, owner: str | None) -> None:
         known = self._findings.get((state, what), Finding(state, what))
@@ -236,9 +243,9 @@ class Check:
                     self._find(MODE, digest, "it can be written to, or was touched: its bytes are whole")
         count, size = self._store.sweep(STALE_AFTER, pretend=True)
         if count:
-            self._find(STALE, "staging/", f"{count} file(s) of dead writers, {size} bytes")
+            self._find(STALE, "staging/", f"{count} file(s) or upload(s) of dead writers, {size} bytes")
 
-    def _mend(self, finding: Finding, copies: Sequence[Store]) -> str:
+    def _mend(self, finding: Finding, copies: Sequence[Copy]) -> str:
         """Mend one thing; gives how, or nothing where it cannot be."""
         if finding.state == STALE:
             self._store.sweep(STALE_AFTER, pretend=False)
@@ -249,7 +256,7 @@ class Check:
             return self._mend_object(finding.what, copies)
         digest = Digest(finding.what)
         for key in (key for key, logged in self._logged.items() if logged == digest):
-            data = self._store.read(key) or b""
+            data = self._object(key)
             if of_bytes(data) == digest:
                 self._store.remove([digest])
                 self._store.put(data)
@@ -273,22 +280,29 @@ class Check:
             return "removed: nothing names it"
         return ""
 
+    def _object(self, key: str) -> bytes:
+        """An object's bytes; none where they cannot be had, or are not those that were stored."""
+        try:
+            return self._store.read(key) or b""
+        except StoreError:
+            return b""
+
     def _restored(self, digest: Digest, size: int, source: str) -> str:
         self._damaged.discard(digest)
         self._there[digest] = size
         return f"restored from {source}"
 
-    def _mend_object(self, key: str, copies: Sequence[Store]) -> str:
+    def _mend_object(self, key: str, copies: Sequence[Copy]) -> str:
         """An object from the store's own log, which has the bytes of every record, or from another store."""
         logged = self._logged.get(key)
-        if logged is not None and of_bytes(self._store.read(key) or b"") != logged:
+        if logged is not None and of_bytes(self._object(key)) != logged:
             with suppress(StoreError):
                 self._store.replace(key, read_verified(self._store, logged), durable=True)
                 return "restored from the log"
         for copy in copies:
             with suppress(StoreError):
                 data = copy.read(key)
-                if data and data != self._store.read(key) and self._fits(key, data, logged):
+                if data and data != self._object(key) and self._fits(key, data, logged):
                     self._store.replace(key, data, durable=True)
                     return f"restored from {copy.location}"
         return ""

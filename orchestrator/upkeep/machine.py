@@ -33,9 +33,9 @@ class Image:
 def needed(store: Store) -> set[str]:
     """Every digest (hex) that a run's record names: of images and of their layers too."""
     found: set[str] = set()
-    for key in store.keys("runs/"):
-        if key.endswith("/record.json"):
-            found.update(hexes(payload(store.read(key) or b"", key)))
+    records = [key for key in store.keys("runs/") if key.endswith("/record.json")]
+    for key, data in store.reads(records):
+        found.update(hexes(payload(data or b"", key)))
     return found
 
 

@@ -40,22 +40,24 @@ class Reach:
         """Read what is new. Raises StoreError where something cannot be read: nothing may then be removed."""
         # Holds before records, and records before the log: a run that is sealed meanwhile gives up the former only
         # when it has the latter, so it is seen in one of them.
-        for key in self._new("gc/hold/"):
-            self._document(key, self._store.read(key) or b"")
+        for key, data in self._new("gc/hold/"):
+            self._document(key, data)
         gone = {ref: tombstone.find(self._store, ref) for ref in tombstone.every(self._store)}
         given_up = {str(ref): set(stone.given_up) for ref, stone in gone.items() if stone is not None}
-        for key in self._new("refs/"):
+        named = []
+        for key, data in self._new("refs/"):
             parts = key.removesuffix(".json").split("/")
             if len(parts) == 4 and ArtifactRef(*parts[1:]) not in gone:
-                data = self._store.read(key) or b""
-                self.expand(_pointer(key, data, self._store), key)
-        for key in self._new("runs/"):
-            self._sealed(key, self._store.read(key) or b"", given_up)
-        for key in self._new(chain.FOLDER):
-            self._entry(key, self._store.read(key) or b"", given_up)
-        for key in self._new("keys/"):
+                named.append((key, _pointer(key, data, self._store)))
+        self._bring(digest for _, digest in named)
+        for key, digest in named:
+            self.expand(digest, key)
+        for key, data in self._new("runs/"):
+            self._sealed(key, data, given_up)
+        for key, data in self._new(chain.FOLDER):
+            self._entry(key, data, given_up)
+        for key, data in self._new("keys/"):
             self._leaves(key.encode())
-            data = self._store.read(key) or b""
             if "/signed/" in key:
                 with suppress(StoreError):  # what is damaged signs nothing
                     data = payload(data, key)
@@ -64,11 +66,18 @@ class Reach:
                 for each in found:  # the blob that lists the wheels, which nothing else names
                     self._leaves(self._needed(Digest(f"sha256:{each.hex()}"), key))
 
-    def _new(self, prefix: str) -> Iterator[str]:
-        for key in self._store.keys(prefix):
-            if key not in self._read:
-                self._read.add(key)
-                yield key
+    def _new(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        new = [key for key in self._store.keys(prefix) if key not in self._read]
+        self._read.update(new)
+        for key, data in self._store.reads(new):
+            yield key, data or b""
+
+    def _bring(self, manifests: Iterable[Digest]) -> None:
+        """Bring many manifests and their trees near at once; what is wrong with one is told when it is its turn."""
+        new = [each for each in manifests if each not in self._expanded and raw(each) in self._present]
+        with suppress(StoreError):
+            self._store.fetch(new)
+            self._store.fetch(read_manifest(self._store, each).tree for each in new)
 
     def _leaves(self, data: bytes) -> list[bytes]:
         """Every digest in a text that the store has a blob for."""
@@ -126,9 +135,8 @@ class Reach:
         """Any other object: what it names, and where that is an artifact's manifest, its files."""
         for each in self._leaves(payload(data, key)):
             digest = Digest(f"sha256:{each.hex()}")
-            with self._store.open(digest) as source:
-                if source.read(len(_MANIFEST_BEGINS)) != _MANIFEST_BEGINS:
-                    continue
+            if self._store.begins(digest, len(_MANIFEST_BEGINS)) != _MANIFEST_BEGINS:
+                continue
             self.expand(digest, key)
 
     def expand(self, digest: Digest, why: str) -> None:

@@ -9,8 +9,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeVar
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, TypeVar
 
 from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import StoreError
@@ -31,11 +32,19 @@ CONDITIONS = {"if-none-match": {"If-None-Match": "*"}, "oss": {"x-oss-forbid-ove
 
 @dataclass(frozen=True)
 class Upload:
-    """A multipart upload that was begun and not ended."""
+    """A multipart upload that was begun, so many seconds ago by the server's clock, and not ended."""
 
     key: str
     id: str
-    begun: datetime
+    age: float
+
+
+class Listed(NamedTuple):
+    """An object as a listing has it: bytes, and seconds since it was written, by the server's clock."""
+
+    key: str
+    size: int
+    age: float
 
 
 class Bucket:
@@ -152,15 +161,24 @@ class Bucket:
 
         return self.retried(once)
 
-    def put(self, key: str, data: bytes, digest: Digest, integrity: str) -> None:
-        """Put an object whose bytes its key decides; whatever is there is replaced."""
-        headers = proof(integrity, data, digest)
+    def put(self, key: str, data: bytes, digest: Digest, integrity: str) -> bool:
+        """Put an object whose bytes its key decides; whatever is there is replaced.
+
+        Gives whether the first request was answered: where not, the server may carry it out later once more.
+        """
+        headers, sure = proof(integrity, data, digest), True
 
         def once() -> None:
-            done = self.send("PUT", key, f"write {key}", headers=headers, body=data, sha256=digest)
-            self.check_done(done, key)
+            nonlocal sure
+            try:
+                done = self.send("PUT", key, f"write {key}", headers=headers, body=data, sha256=digest)
+                self.check_done(done, key)
+            except BucketError as error:
+                sure = sure and not error.passing
+                raise
 
         self.retried(once)
+        return sure
 
     def check_done(self, answer: Answer, key: str) -> str:
         """The ETag of what was put; every make sends one, and nothing else under status 200."""
@@ -208,6 +226,11 @@ class Bucket:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Keys and sizes below a prefix, all pages of them, in the server's order."""
+        for found in self.listed(prefix):
+            yield found.key, found.size
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """The objects below a prefix, all pages of them, in the server's order."""
         more: dict[str, str] = {}
         while True:
 
@@ -222,18 +245,32 @@ class Bucket:
                 return page
 
             page = self.retried(once)
+            now = _moment(page)
             for item in page.get("Contents", ()):
-                yield str(item["Key"])[len(self.place.prefix) :], int(item["Size"])
+                age = max(0.0, (now - item["LastModified"]).total_seconds())
+                yield Listed(str(item["Key"])[len(self.place.prefix) :], int(item["Size"]), age)
             if not page["IsTruncated"]:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; missing ones are fine."""
+    def delete(self, keys: Iterable[str]) -> bool:
+        """Delete objects; missing ones are fine. Gives whether each first request was answered.
+
+        Where one was not, the server may have it still, and carry it out later.
+        """
+        sure = True
         for key in keys:
-            self.retried(
-                lambda key=key: self.send("DELETE", key, f"delete {key}", accept=(200, 204, 404))  # type: ignore[misc]
-            )
+
+            def once(key: str = key) -> None:
+                nonlocal sure
+                try:
+                    self.send("DELETE", key, f"delete {key}", accept=(200, 204, 404))
+                except BucketError as error:
+                    sure = sure and not error.passing
+                    raise
+
+            self.retried(once)
+        return sure
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
         """The multipart uploads below a prefix that were begun and not ended."""
@@ -245,7 +282,8 @@ class Bucket:
             for item in page.get("Uploads", ()):
                 key = str(item["Key"])
                 if key.startswith(self.full(prefix)):
-                    yield Upload(key[len(self.place.prefix) :], str(item["UploadId"]), item["Initiated"])
+                    age = max(0.0, (_moment(page) - item["Initiated"]).total_seconds())
+                    yield Upload(key[len(self.place.prefix) :], str(item["UploadId"]), age)
             if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
                 return
             more = {
@@ -269,6 +307,16 @@ def proof(integrity: str, data: bytes, digest: Digest) -> dict[str, str]:
         # RFC 1864; against damage on the way, not against people
         return {"Content-MD5": base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
     return {}
+
+
+def _moment(answer: dict[str, Any]) -> datetime:
+    """What time it was for the server when it answered (RFC 9110, Date); for this machine, where it does not say."""
+    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        found = parsedate_to_datetime(said)
+    except (TypeError, ValueError):
+        return datetime.now(timezone.utc)
+    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
 
 
 def quietly(action: Callable[[], object]) -> None:

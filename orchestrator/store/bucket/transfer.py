@@ -53,10 +53,10 @@ class Budget:
                 self._changed.notify_all()
 
 
-def in_parallel(action: Callable[[_T], None], items: Iterable[_T]) -> None:
+def in_parallel(action: Callable[[_T], object], items: Iterable[_T]) -> None:
     """Do it for each, in threads; after a failure nothing new is begun, and the first one is raised."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        running: set[Future[None]] = set()
+        running: set[Future[object]] = set()
         for item in items:
             if len(running) >= 4 * WORKERS:
                 running = _settle(running)
@@ -65,7 +65,7 @@ def in_parallel(action: Callable[[_T], None], items: Iterable[_T]) -> None:
             running = _settle(running)
 
 
-def _settle(running: set[Future[None]]) -> set[Future[None]]:
+def _settle(running: set[Future[_R]]) -> set[Future[_R]]:
     done, left = wait(running, return_when=FIRST_COMPLETED)
     for each in done:
         if each.exception() is not None:
