@@ -22,8 +22,8 @@ def compare_zip(original: bytes, again: bytes, tolerance: Tolerance, inner: Inne
     try:
         with zipfile.ZipFile(io.BytesIO(original)) as old, zipfile.ZipFile(io.BytesIO(again)) as new:
             there = [name for name in old.namelist() if not name.endswith("/")]
-            added = [name for name in new.namelist() if name not in set(there) and not name.endswith("/")]
-            known = set(new.namelist())
+            before, known = set(there), set(new.namelist())
+            added = [name for name in new.namelist() if name not in before and not name.endswith("/")]
             seen = Seen()
             for name in there:
                 if name not in known:
