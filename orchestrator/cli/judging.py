@@ -90,7 +90,9 @@ def _engine(place: Workplace) -> Engine | None:
 @click.option(
     "--allow",
     multiple=True,
-    type=click.Choice(("network", "gpus", "runtime", "pids")),
+    type=click.Choice(
+        ("network", "gpus", "runtime", "pids", "memory", "cpus", "shm_size", "secrets")  # allowance.KEYS
+    ),
     help="Let the record have this beyond what project.yaml allows here.",
 )
 @_JSON
