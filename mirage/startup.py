@@ -12,7 +12,7 @@ import sys
 
 MOST = 2000  # things that one process notes, each once
 LARGEST = 1 << 20  # bytes of the file, from where on nothing is added
-LONGEST = 300  # characters of a name
+LONGEST = 4096  # characters of a name; a longer one is counted, not cut: half of a secret is not recognised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _noter(file: str) -> Callable[[str, str], None]:
     seen: set[tuple[str, str]] = set()
 
     def note(kind: str, name: str) -> None:
-        item = (kind, name[:LONGEST])
+        item = (kind, name if len(name) <= LONGEST else "(a name of %d characters)" % len(name))
         if item in seen or len(seen) >= MOST:
             return
         seen.add(item)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orchestrator.ports import Ended
 
 DAEMON_RESTART = "daemon_restart"
+DISK = "disk: "  # what the reason of a run begins with that was ended since it filled the disk
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
         return "interrupted", code, name, f"cancelled by {end.by}" if end.by else "cancelled"
     if end.stopped == "timeout":
         return "failed", code, name, "timeout"
+    if end.ended.error.startswith(DISK):
+        return "failed", code, name, end.ended.error
     if end.ended.error == DAEMON_RESTART:
         return "interrupted", code, name, DAEMON_RESTART
     if code == 0:

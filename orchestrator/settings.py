@@ -45,11 +45,12 @@ class EnvironmentSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """`run.outputs:`; what one run may publish, in bytes and files over all of its artifacts."""
+    """`run.outputs:`; what one run may publish, in bytes and files over all of its artifacts, and the disk beside it."""
 
     max_bytes: int = _read_by(values.size(1), 1 << 40)
     max_holes: int = _read_by(values.size(0), 16 << 30)
     max_files: int = _read_by(values.integer(1), 10_000_000)
+    keep_free: int | None = _read_by(values.optional(values.size(0)), None)
     secrets: str = _read_by(values.one_of("refuse", "allow"), "refuse")
 
 

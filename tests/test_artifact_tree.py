@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import socket
@@ -319,6 +320,32 @@ def test_a_sparse_file_is_taken_whole_and_stays_sparse(store: FolderStore, top: 
     assert entry.size == (50 << 20) + 3
     assert entry.digest == of_bytes(bytes(50 << 20) + b"end")
     assert store.blob_path(entry.digest).stat().st_blocks * 512 < 8 << 20
+
+
+def test_a_file_that_is_written_to_meanwhile_is_refused_though_its_time_is_put_back(
+    store: FolderStore, top: Path
+) -> None:
+    """By a mapping that is there already, and utime: size and time of modification are those of before."""
+    path = top / "weights"
+    path.write_bytes(b"A" * (32 << 20))
+    status = path.stat()
+    stop = threading.Event()
+
+    def change() -> None:
+        with path.open("r+b") as sink, mmap.mmap(sink.fileno(), 0) as mapped:
+            while not stop.is_set():
+                mapped[:4] = mapped[-4:] = b"EVIL"
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    try:
+        with pytest.raises(ArtifactError, match="changed while it was taken"):
+            for _ in range(50):
+                collect(store, top)
+    finally:
+        stop.set()
+        writer.join()
 
 
 @pytest.mark.parametrize("start", [0, 1000, 4 << 20])

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator import hints
 from orchestrator.artifacts.audit import Audit
+from orchestrator.redaction import Secrets
 from tests.run_tools import Project
 
 STARTUP = Path(__file__).parent.parent / "mirage" / "startup.py"
@@ -305,3 +306,32 @@ def test_the_network_is_named_only_where_the_end_of_the_log_does(tail: bytes, ex
     assert hints.of("succeeded", definition, None, tail) == []
     allowed = {"externalParameters": {"network": "bridge", "configPath": "configs/a.yaml"}}
     assert hints.of("failed", allowed, None, tail) == []
+
+
+def test_no_name_is_cut_before_it_is_cleaned_of_secrets(tmp_path: Path) -> None:
+    """A name that is cut in the middle of a secret would be kept with its first half."""
+    secret = "sesame-" + "0123456789abcdef" * 8
+    (tmp_path / "out").mkdir()
+    program = f"""
+import runpy, os
+runpy.run_path({str(STARTUP)!r})["begin"]()
+for length in (10, 250, 290, 3900):
+    try:
+        open("/nowhere/" + "x" * length + {secret!r})
+    except OSError:
+        pass
+try:
+    open("/nowhere/" + "y" * 5000 + {secret!r})
+except OSError:
+    pass
+"""
+    env = {"MIRAGE_RUN_ID": "x", "MIRAGE_ROOT": str(tmp_path), "PATH": os.environ["PATH"]}
+    subprocess.run([sys.executable, "-I", "-c", program], env=env, check=True)
+    noted = (tmp_path / "out" / "audit.jsonl").read_bytes()
+    assert noted.count(secret.encode()) == 4 and b"(a name of " in noted
+    redactor = Secrets((("TOKEN", secret.encode()),)).redactor
+    audit = Audit()
+    for line in redactor.clean(noted).splitlines():
+        audit.see(line)
+    assert b"sesame" not in redactor.clean(noted)
+    assert "sesame" not in json.dumps(audit.summary({}))

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import struct
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from pyarrow import parquet
 
 from orchestrator.artifacts import by_hand
-from orchestrator.compare import artifacts
+from orchestrator.compare import artifacts, containers
 from orchestrator.compare.contents import by_bytes, compare
 from orchestrator.compare.difference import Difference, Tolerance
 from orchestrator.compare.tolerances import Tolerances, recorded
@@ -33,6 +34,13 @@ def npy(array: Any) -> bytes:
     sink = io.BytesIO()
     np.save(sink, array)
     return sink.getvalue()
+
+
+def _upon_each_other(letter: bytes) -> bytes:
+    """A file of 100,000 tensors that all lie in the same 8,000 bytes."""
+    one = {"dtype": "F64", "shape": [1000], "data_offsets": [0, 8000]}
+    head = json.dumps({f"t{number}": one for number in range(100_000)}).encode()
+    return struct.pack("<Q", len(head)) + head + letter * 8000
 
 
 def told(found: Difference | None) -> Difference:
@@ -312,3 +320,35 @@ def test_artifacts_are_compared_file_by_file(tmp_path: Path) -> None:
     assert (less.place, less.again) == ("a.txt", "nothing")
     more = told(artifacts.compare(store, artifact("only", {"a.txt": b"a\n"}), old, EXACT))
     assert (more.place, more.original) == ("deep/m.json", "nothing")
+
+
+def test_an_archive_of_too_much_is_compared_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its members may lie upon each other, so that its size says nothing."""
+
+    def archive(compression: int) -> bytes:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", compression) as made:
+            for name in "abc":
+                made.writestr(zipfile.ZipInfo(name), bytes(1 << 20), compression)
+        return packed.getvalue()
+
+    stored, deflated = archive(zipfile.ZIP_STORED), archive(zipfile.ZIP_DEFLATED)
+    assert compare("x.zip", stored, deflated, Tolerance()) is None
+    monkeypatch.setattr(containers, "_TOTAL", 5 << 20)
+    found = compare("x.zip", stored, deflated, Tolerance())
+    assert found is not None and found.place.startswith("byte ")
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("a.npy", b"\x93NUMPY\x02\x00" + (1 << 20).to_bytes(4, "little") + b"[" * (1 << 20), b"a"),
+        ("a.npy", b"\x93NUMPY\x02\x00" + (1 << 24).to_bytes(4, "little") + b"1," * (1 << 23), b"a"),
+        ("a.safetensors", _upon_each_other(b"a"), _upon_each_other(b"b")),
+    ],
+)
+def test_what_would_take_minutes_is_compared_as_bytes(name: str, one: bytes, other: bytes) -> None:
+    begun = time.monotonic()
+    found = compare(name, one, other, Tolerance())
+    assert found is not None and found.place.startswith("byte ")
+    assert time.monotonic() - begun < 10, "with room for a busy machine: it was minutes"

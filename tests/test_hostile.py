@@ -300,14 +300,49 @@ def test_memory_ends_at_its_limit_in_files_of_memory_too(bombs: Project, what: s
     assert bombs.containers() == []
 
 
+def _on_a_small_disk(tmp_path: Path, outputs: str) -> Project:
+    settings = f"project: probe\nworkflow: workflows.main\nrun: {{outputs: {{{outputs}}}}}\n"
+    project = Project(
+        tmp_path / "project", (HOSTILE / "bombs.py").read_text(), files={".mirage/project.yaml": settings}
+    )
+    runs = project.folder / ".mirage" / "runs"
+    runs.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m,mode=0755", "tmpfs", str(runs)], check=True)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        ("keep_free: 16m", r"disk: .* are free in .*, and 16\.0 MiB must stay \(run\.outputs\.keep_free\)"),
+        (
+            "keep_free: 0, max_bytes: 20m",
+            r"disk: more than 20\.0 MiB are in its outbox \(run\.outputs\.max_bytes\)",
+        ),
+    ],
+)
+def test_a_run_that_fills_the_disk_is_ended_before_it_is_full(
+    tmp_path: Path, outputs: str, reason: str
+) -> None:
+    project = _on_a_small_disk(tmp_path, outputs)
+    runs = project.folder / ".mirage" / "runs"
+    try:
+        made = project.run("--", "trickle", code=1)
+        assert (made["status"], made["exit_code"]) == ("failed", 137)
+        assert re.fullmatch(reason, made["reason"]), made["reason"]
+        assert [item["id"] for item in made["outputs"]] == ["file:before:v1"], "what it had saved stays"
+        project.mirage("verify", made["run_id"])
+        assert not (runs / made["run_id"] / "out").exists()
+    finally:
+        subprocess.run(["umount", str(runs)], check=True)
+
+
 def test_a_full_disk_is_the_workflows_own_trouble(tmp_path: Path) -> None:
     """The runs' folder on a small disk of its own: the workflow fills it, and the run is recorded all the same."""
     if os.geteuid() != 0:
         pytest.fail("mounting a small disk needs root, as CI has it")
-    project = Project(tmp_path / "project", (HOSTILE / "bombs.py").read_text())
+    project = _on_a_small_disk(tmp_path, "keep_free: 0")
     runs = project.folder / ".mirage" / "runs"
-    runs.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m,mode=0755", "tmpfs", str(runs)], check=True)
     try:
         process = project.start("--config", "configs/a.yaml", "--json", "--", "disk")
         out, err, code = project.ended(process)

@@ -419,3 +419,16 @@ def test_markers_are_answered_for_the_platform_before_anything_is_built() -> Non
 def test_groups_are_for_locks_that_have_some() -> None:
     with pytest.raises(LockError, match=r"names main, dev, and requirements\.txt has no groups"):
         read(LockSource("requirements.txt", b"six==1.0\n", groups=("main", "dev")))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "six @ https://example.org/${UV_INDEX_X_PASSWORD}/six-1.17.0-py2.py3-none-any.whl#sha256=" + "0" * 64,
+        "six @ git+https://example.org/${HTTPS_PROXY}/six@" + "a" * 40,
+    ],
+)
+def test_an_address_that_would_be_filled_in_from_the_builder_is_refused(line: str) -> None:
+    """uv puts variables of its environment into addresses: a lock could so have a login sent anywhere."""
+    with pytest.raises(LockError, match="has a variable in it"):
+        parse("requirements.txt", line.encode()).requirements()

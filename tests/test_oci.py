@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import canonical
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.engine_values import LoadedImage
 from orchestrator.errors import EngineError, ImageError
@@ -371,3 +372,28 @@ def test_a_reader_that_fails_stops_the_load_and_says_why(shelf: Shelf) -> None:
     with pytest.raises(ImageError, match="the layer is damaged"):
         loading.ensure(engine(), image, shelf.tag(image), (), broken)
     assert engine().image(shelf.tags[0]) is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"Volumes": {"/data": {}}},
+        {"Healthcheck": {"Test": ["CMD", "x"]}},
+        {"Entrypoint": ["/x"]},
+        {"OnBuild": ["x"]},
+    ],
+)
+def test_an_image_that_asks_an_engine_for_more_than_ours_do_is_none(more: dict[str, Any]) -> None:
+    """A volume, for instance, is a place on the engine's disk that a run could write to."""
+    shelf = Shelf()
+    image = shelf.image(shelf.layer("a"))
+    config: Any = json.loads(image.config)
+    config["config"] |= more
+    data = canonical.encode(config)
+    manifest: Any = json.loads(image.manifest)
+    manifest["config"] |= {"digest": of_bytes(data), "size": len(data)}
+    assert oci.parse(image.config, image.manifest) == replace(
+        image, layers=oci.parse(image.config, image.manifest).layers
+    )
+    with pytest.raises(ValueError, match="did not write"):
+        oci.parse(data, canonical.encode(manifest))

@@ -83,6 +83,9 @@ def test_thirty_canaries_leaked_everywhere_are_found_nowhere(tmp_path: Path) -> 
         **canary_tools.left_of(project, made),
         **files_of(project.folder, temporary),
     }
+    byproducts = project.record(made["run_id"])["predicate"]["runDetails"]["byproducts"]
+    times = next(each["digest"]["sha256"] for each in byproducts if each["name"] == "log.times")
+    assert any(times in where for where in haystacks), "the times of the log are searched too"
     assert b"CANARY" in haystacks["image"], "the image holds the workflow, and could be searched"
     assert found(haystacks, values) == []
     assert [output["id"] for output in made["outputs"]] == ["report:answers:v1"]

@@ -530,13 +530,20 @@ def test_mirages_own_folders_are_never_in_it(repo: Repository) -> None:
     assert {f"  ?? 'pkg/{own}/x'" for own in OWN_FOLDERS} < set(refused(repo.path).message.splitlines())
 
 
-def test_mirages_own_folders_are_left_out_even_where_they_are_committed(repo: Repository) -> None:
-    repo.write(".mirage/runs/x", "x\n")
+def test_a_committed_store_is_left_out(repo: Repository) -> None:
+    repo.write(".mirage/artifacts/x", "x\n")
     repo.write(".mirage/runs.yaml", "a name that begins alike\n")
     repo.commit()
     assert set(contents(clean(repo.path))) == {b"main.py", b"pkg/a.py", b".mirage/runs.yaml"}
-    repo.write(".mirage/runs/x", "changed\n")
+    repo.write(".mirage/artifacts/x", "changed\n")
     clean(repo.path)
+
+
+@pytest.mark.parametrize("own", [each for each in OWN_FOLDERS if each != ".mirage/artifacts"])
+def test_a_machines_own_state_is_not_taken_from_the_repository(repo: Repository, own: str) -> None:
+    repo.write(f"{own}/x", "somebody's\n")
+    repo.commit()
+    assert f"git rm -r --cached {own}" in (refused(repo.path).hint or "")
 
 
 # --- the snapshot commit ------------------------------------------------------------------------------------

@@ -194,14 +194,15 @@ def collect(
     StoreError where the bytes cannot be kept.
     """
     with store.intake(link=link) as intake:
-        entries = tuple(_Collector(intake, store, known, guard).walk(folder, "", 0))
+        entries = tuple(_Collector(intake, store, known, guard, own=link).walk(folder, "", 0))
         check_links(entries)
     return entries
 
 
 class _Collector:
-    def __init__(self, intake: Intake, store: Store, known: Known | None, guard: Guard) -> None:
+    def __init__(self, intake: Intake, store: Store, known: Known | None, guard: Guard, *, own: bool) -> None:
         self._intake = intake
+        self._own = own
         self._store = store
         self._known = known
         self._guard = guard
@@ -264,7 +265,14 @@ class _Collector:
             except ArtifactError as error:
                 raise ArtifactError(f"{path!r}: {error.message}", hint=error.hint) from error
             after = os.fstat(descriptor)
-            if (size, after.st_size, after.st_mtime_ns) != (
+            # The time of modification can be put back by whoever owns the file, that of the last change cannot. A second
+            # name changes the latter too: ours in the store, or that of another save.
+            put_back = (
+                not self._own
+                and after.st_nlink == before.st_nlink
+                and after.st_ctime_ns != before.st_ctime_ns
+            )
+            if put_back or (size, after.st_size, after.st_mtime_ns) != (
                 before.st_size,
                 before.st_size,
                 before.st_mtime_ns,

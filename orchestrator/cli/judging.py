@@ -33,9 +33,11 @@ def verify(run_id: str, signed: bool, as_json: bool) -> int:
     from orchestrator.judging.record import Record
     from orchestrator.judging.verify import exit_code, summary
     from orchestrator.judging.verify import verify as check
+    from orchestrator.source import state
     from orchestrator.trust import trusted
 
     place = Workplace.here()
+    state.check(place.folder)
     trust = trusted.load(place.project.folder)
     row = place.catalog.find(run_id)
     record, folder = Record(row.run_id, row.record), place.project.folder
@@ -88,7 +90,9 @@ def _engine(place: Workplace) -> Engine | None:
 @click.option(
     "--allow",
     multiple=True,
-    type=click.Choice(("network", "gpus", "runtime", "pids")),
+    type=click.Choice(
+        ("network", "gpus", "runtime", "pids", "memory", "cpus", "shm_size", "secrets")  # allowance.KEYS
+    ),
     help="Let the record have this beyond what project.yaml allows here.",
 )
 @_JSON
@@ -109,9 +113,11 @@ def reproduce(
     not before.
     """
     from orchestrator.cli import reproducing
+    from orchestrator.source import state
 
     tolerance = reproducing.tolerances_of(rtol, atol, ignore)
     place = Workplace.here()
+    state.check(place.folder)
     outcome = reproducing.reproduce(
         place, place.catalog.find(run_id), tolerance, rebuild=rebuild, repeat=repeat, allow=allow
     )

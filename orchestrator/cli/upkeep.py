@@ -27,8 +27,10 @@ def recover(run_ids: tuple[str, ...], as_json: bool) -> None:
     """
     from orchestrator.errors import ConfigError
     from orchestrator.recover import Recovered
+    from orchestrator.source import state
 
     place = Workplace.here()
+    state.check(place.folder)
     unfinished = place.folders.unfinished()
     chosen = unfinished
     if run_ids:

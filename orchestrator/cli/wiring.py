@@ -158,7 +158,7 @@ class Workplace:
         from orchestrator.executors.local_docker import LocalDocker
 
         inputs = InputCache(self.store, self.project.folder / ".mirage" / "cache" / "trees", self.reporter)
-        return LocalDocker(self.engine, self.folders.runs, inputs)
+        return LocalDocker(self.engine, self.folders.runs, inputs, self.settings.run.outputs)
 
     @cached_property
     def catalog(self) -> Catalog:

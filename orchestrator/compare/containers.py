@@ -14,6 +14,7 @@ from collections.abc import Callable
 from orchestrator.compare.difference import Difference, Seen, Tolerance, Unreadable
 
 Inner = Callable[[str, bytes, bytes, Tolerance], "Difference | None"]
+_TOTAL = 8 << 30  # bytes of all members of both, unpacked
 _LIMIT = 1 << 30  # bytes of one member: what is compared is held in memory
 
 
@@ -22,14 +23,17 @@ def compare_zip(original: bytes, again: bytes, tolerance: Tolerance, inner: Inne
     try:
         with zipfile.ZipFile(io.BytesIO(original)) as old, zipfile.ZipFile(io.BytesIO(again)) as new:
             there = [name for name in old.namelist() if not name.endswith("/")]
-            added = [name for name in new.namelist() if name not in set(there) and not name.endswith("/")]
-            known = set(new.namelist())
-            seen = Seen()
+            before, known = set(there), set(new.namelist())
+            added = [name for name in new.namelist() if name not in before and not name.endswith("/")]
+            seen, left = Seen(), _TOTAL
             for name in there:
                 if name not in known:
                     seen.add(Difference(name, "a member", "nothing"))
                     continue
                 one, two = _member(old, name), _member(new, name)
+                left -= len(one) + len(two)
+                if left < 0:  # members may lie upon each other: a small archive of terabytes
+                    raise Unreadable(f"it holds more than {_TOTAL >> 30} GiB")
                 found = None if one == two else inner(name, one, two, tolerance)
                 seen.add(found.at(name) if found is not None else None)
                 if seen.beyond is not None:

@@ -20,8 +20,10 @@ from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo
 from orchestrator.errors import EngineError
 from orchestrator.executors import gpus as gpu
 from orchestrator.executors import reconnecting, secret_delivery
+from orchestrator.executors.room import Watch
 from orchestrator.ports import Ended, Engine, RunSpec, Sandbox
 from orchestrator.redaction import NONE, Secrets
+from orchestrator.settings import OutputSettings
 
 RUN_LABEL = "flow.mirage.run"
 # A run started by root is still not root inside: this uid owns its outbox and nothing else on the machine.
@@ -33,7 +35,10 @@ class LocalDocker:
 
     id = "local-docker"
 
-    def __init__(self, engine: Engine, runs: Path, inputs: InputCache) -> None:
+    def __init__(
+        self, engine: Engine, runs: Path, inputs: InputCache, outputs: OutputSettings | None = None
+    ) -> None:
+        self._outputs = outputs or OutputSettings()
         self._engine = engine
         self._runs = runs
         self._inputs = inputs
@@ -197,8 +202,22 @@ class LocalDocker:
         return reconnecting.output(self._engine, handle, kept) if follow else kept
 
     def wait(self, handle: str) -> Ended | None:
-        """Block until it has ended; a broken wait is never believed, the container is inspected again."""
-        return reconnecting.end(self._engine, handle)
+        """Block until it has ended; a broken wait is never believed, the container is inspected again.
+
+        Where its outbox fills the disk it is killed, and its end says so.
+        """
+        state = self._engine.inspect(handle)
+        run_id = dict(state.labels).get(RUN_LABEL) if state is not None else None
+        if run_id is None:
+            return reconnecting.end(self._engine, handle)
+
+        def kill() -> None:
+            with suppress(EngineError):
+                self._engine.kill(handle)
+
+        with Watch(self.outbox(run_id), self._outputs, kill) as watch:
+            ended = reconnecting.end(self._engine, handle)
+        return ended if ended is None or watch.told is None else replace(ended, error=watch.told)
 
     def ping(self) -> None:
         """Raise EngineError unless the engine answers."""

@@ -92,19 +92,8 @@ class Builder:
         """The environment from wheels of the store alone: the builder gets no network."""
         self.reporter.note("all of its wheels are kept: no index is asked")
         self._network = "none"
-        kept = {each.package: each for each in banked}
-        packages = tuple(
-            # what the lock says goes before what the store says; it says nothing of what was built
-            replace(
-                each,
-                hashes=each.hashes if each.hashes and not kept[each.name].source else kept[each.name].hashes,
-                url="",
-                index=None,
-            )
-            for each in lock.packages
-        )
         made = tuple(each.wheel for each in banked)
-        return self._build(replace(lock, packages=packages), made, base, image_id, key)
+        return self._build(wheel_bank.as_kept(lock, banked), made, base, image_id, key)
 
     def resolve(self, lock: Lock, wanted: tuple[str, ...], base: Base, key: Digest) -> bytes:
         """Requirements with everything pinned and hashed, as the index has it now. Raises LockError."""

@@ -104,6 +104,23 @@ def _fits(kept: Banked, package: Pinned, *, sure: bool) -> bool:
     return kept.digest in hashes if hashes else sure
 
 
+def as_kept(lock: Lock, banked: tuple[Banked, ...]) -> Lock:
+    """The lock with the hashes of its kept wheels: the lock's own where it has them; it says nothing of what was built."""
+    kept = {each.package: each for each in banked}
+    return replace(
+        lock,
+        packages=tuple(
+            replace(
+                each,
+                hashes=each.hashes if each.hashes and not kept[each.name].source else kept[each.name].hashes,
+                url="",
+                index=None,
+            )
+            for each in lock.packages
+        ),
+    )
+
+
 def bank(library: Library, key: Digest, found: tuple[Banked, ...]) -> None:
     """Keep in the project's store what ``find`` found on this machine: the wheels, the list of them, and the key."""
     for each in found:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 from orchestrator.errors import CannotVerify, SourceError
@@ -62,6 +63,7 @@ def _submodules(folder: Path, common: Path, work: Path, prefix: bytes, depth: in
     names = _names(folder) if links else {}
     for path, commit in links:
         place = os.fsdecode(path)
+        _check_way(folder, place)
         if depth >= _DEPTH:
             raise SourceError(f"submodules are nested more than {_DEPTH} deep at {place!r}")
         found = _repository(common, work / place, names.get(path), commit)
@@ -72,6 +74,17 @@ def _submodules(folder: Path, common: Path, work: Path, prefix: bytes, depth: in
             )
         _one(folder / place, found, commit)
         _submodules(folder / place, found, work / place, b"", depth + 1)
+
+
+def _check_way(folder: Path, place: str) -> None:
+    """That a submodule's folder is reached through folders only. A tree may name one path twice (git writes no such tree,
+    and takes it): as a link, and as a folder with the submodule in it, which would then be written where the link leads.
+    """
+    for at in accumulate(place.split("/"), lambda above, part: f"{above}/{part}"):
+        if (folder / at).is_symlink():
+            raise SourceError(
+                f"the submodule {git.printable(os.fsencode(place))} lies behind the link {at!r}"
+            )
 
 
 def _names(folder: Path) -> dict[bytes, str]:

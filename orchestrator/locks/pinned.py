@@ -99,6 +99,11 @@ class Pinned:
                 raise LockError(
                     f"the lock has something for {self.name} that cannot be installed: {part[:80]!r}"
                 )
+        if "${" in self.url + self.vcs:
+            raise LockError(
+                f"the address of {self.name} has a variable in it: {shown(self.url or self.vcs)}",
+                hint="an installer would put what this machine has there, a login of an index for instance, and send it",
+            )
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
         at = self.url or self.vcs
         which = f" @ {at}" if at else f"=={self.version}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import SourceError
-from orchestrator.source import git, objects
+from orchestrator.source import git, objects, state
 from orchestrator.source.checkout import Checkout
 from orchestrator.source.work_tree import Change, changes
 
@@ -92,6 +92,7 @@ def _parts_of(
     links: list[tuple[bytes, str]] = []
     for mode, kind, oid, size, path in entries(out):
         if depth == 0 and _OWN.match(path):
+            state.refuse([git.printable(path)])
             continue
         if kind == b"commit":
             links.append((path, oid))

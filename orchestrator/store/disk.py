@@ -63,10 +63,10 @@ def open_regular(path: str) -> int:
 def read_regular(path: str) -> bytes:
     """The bytes of an object's file. Raises OSError, also for one that no object of ours is as long as."""
     with open(open_regular(path), "rb") as source:
-        data = source.read(_LONGEST + 1)
-    if len(data) > _LONGEST:
-        raise OSError(errno.EFBIG, "it is too large for an object", path)
-    return data
+        size = os.fstat(source.fileno()).st_size
+        if size > _LONGEST:
+            raise OSError(errno.EFBIG, "it is too large for an object", path)
+        return source.read(size + 1)  # as much room is made at once as is asked for; objects do not grow
 
 
 @contextmanager

@@ -50,11 +50,7 @@ class FolderStore(FolderObjects):
             store._make()
             described = store.read("store.json")
         check_format(described, str(root), "folder")
-        if os.path.islink(store._staging):
-            raise StoreError(
-                f"{store._staging} is a link: a store's files are written beside its blobs",
-                hint="somebody else may have put it there: look where it leads, and remove it",
-            )
+        folder_upkeep.check_staging(store._staging)
         with suppress(StoreError):
             store.sweep(_STALE, pretend=False)
         return store

@@ -124,6 +124,15 @@ def replace(place: Staging, target: str, data: bytes, durable: bool) -> None:
         raise
 
 
+def check_staging(path: str) -> None:
+    """Raise StoreError where `staging/` is a link: what is written there, and swept, lies beside the blobs."""
+    if os.path.islink(path):
+        raise StoreError(
+            f"{path} is a link: a store's files are written beside its blobs",
+            hint="somebody else may have put it there: look where it leads, and remove it",
+        )
+
+
 def sweep(place: Staging, older_than: float, pretend: bool) -> tuple[int, int]:
     """Remove old files under `staging/`; not by mtime, which a finished blob has fixed.
 

@@ -19,6 +19,7 @@ from orchestrator.errors import ConfigError, ImageError, MirageError
 from orchestrator.image.belief import ANY, OWN, SIGNED, STORE, Entry, Known, Origin, Told, folder_of, results
 from orchestrator.ports import Store
 from orchestrator.provenance import BUILDER, STATEMENT_TYPE
+from orchestrator.source.state import tracked
 from orchestrator.store.ownership import is_mine
 from orchestrator.trust import dsse, trusted
 from orchestrator.trust.trusted import BAD, GOOD, UNKNOWN, Trust, TrustedKey
@@ -52,7 +53,9 @@ class Vouching:
         trust: Callable[[], Trust],
         signer: Callable[[], Signer | None] = lambda: None,
         own: Callable[[], PublicKey | None] = lambda: None,
+        project: Path | None = None,
     ) -> None:
+        self._project = project or Path("/nonexistent")
         self._setting = setting
         self._environment = environment
         self._folder = folder
@@ -75,7 +78,9 @@ class Vouching:
 
     @cached_property
     def _mine(self) -> bool:
-        return self._folder is not None and is_mine(self._folder)
+        if self._folder is None or not is_mine(self._folder):
+            return False
+        return not (self._project in self._folder.parents and tracked(self._project, str(self._folder)))
 
     @cached_property
     def trust(self) -> Trust:
@@ -206,7 +211,10 @@ def of_project(
     signer: Callable[[], Signer | None],
     sign_key: str,
 ) -> Vouching:
-    """The belief of a project, with its trusted keys read when they are first needed."""
+    """The belief of a project, with its trusted keys read when they are first needed.
+
+    A store that lies in the repository, committed, came from whoever committed it.
+    """
 
     def own() -> PublicKey | None:
         from orchestrator.trust.chosen import chosen
@@ -218,4 +226,4 @@ def of_project(
                 return read_public(Path(f"{path}.pub"))
         return None
 
-    return Vouching(setting, environment, folder, lambda: trusted.load(project), signer, own)
+    return Vouching(setting, environment, folder, lambda: trusted.load(project), signer, own, project)

@@ -56,5 +56,22 @@ def disk() -> None:
     sys.exit(5)
 
 
+def trickle() -> None:
+    """Fill the outbox little by little, after something was saved."""
+    from mirage import artifact
+
+    artifact.File.save("before", name="before")
+    for number in range(1000):
+        with open(f"/mirage/out/{number}", "wb") as sink:
+            sink.write(b"x" * (1 << 20))
+        time.sleep(0.03)
+
+
 if __name__ == "__main__":
-    {"processes": processes, "memory": memory, "shared": shared_memory, "disk": disk}[sys.argv[-1]]()
+    {
+        "processes": processes,
+        "memory": memory,
+        "shared": shared_memory,
+        "disk": disk,
+        "trickle": trickle,
+    }[sys.argv[-1]]()
