@@ -83,9 +83,10 @@ def provide(
         from orchestrator.image.builder import Builder
 
         reporter.stage("lock", f"resolving {lock.path} (with uv {installed_version('uv')})")
-        builder = Builder(engine, library, reporter, handover(), network)
-        text = builder.resolve(lock, wanted(lock), base, key)
-        if builder.leaks(text):
+        with Builder(engine, library, reporter, handover(), network) as builder:
+            text = builder.resolve(lock, wanted(lock), base, key)
+            leaks = builder.leaks(text)
+        if leaks:
             raise ImageError("a credential of this host was found in the resolved lock, which was not kept")
         digest = library.put(text)
         library.keep("resolved", key, manifest, {"digest": digest, "created": str(time.time_ns())})
