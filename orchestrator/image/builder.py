@@ -61,6 +61,7 @@ class Builder:
         self._python = ""
         self._told: set[str] = set()
         self._netrc: bytes | None = None
+        library.used(f"volume-{CACHE_VOLUME}")
         self._removals = Removals(engine, reporter)
 
     def __enter__(self) -> Builder:
@@ -131,8 +132,7 @@ class Builder:
             words: tuple[str, ...] = ("pip", "compile", "--python", base.python.executable)
             words += ("--generate-hashes", "--no-header", "--no-annotate", "-o", "/build/out.txt")
             words += ("-c", "/build/constraints.txt") if lock.constraints else ()
-            words += ("/build/in.txt",)
-            self.uv(container, lock, base, words, env)
+            self.uv(container, lock, base, (*words, "/build/in.txt"), env)
             return b"".join(self.engine.get(container, "/build/out.txt"))
 
     def keep_wheels(self, lock: Lock, base: Base, key: Digest, manifest: bytes) -> None:
