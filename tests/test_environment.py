@@ -538,6 +538,8 @@ def test_of_two_processes_one_builds_and_the_other_waits_and_takes_its_layer(
     assert said[0][0] == said[1][0]
     assert [words[1] for words in said] == ["built", "cached"]
     assert "another run is making this environment" in said[1][2]
+    assert "the other run: environment: installing 1 package from requirements.txt" in said[1][2]
+    assert list((tmp_path / "cache" / "locks").glob("*.told")) == []
     assert index.served == [next(iter(index.files))]
 
 

@@ -104,9 +104,9 @@ def provide(
     present = None if fresh else _present(engine, library, key, below)
     if present is not None:
         return present
-    with single_flight(library.lock_path(f"image-{hex_of(key.digest)}"), "this run image", reporter):
+    with single_flight(library.lock_path(f"image-{hex_of(key.digest)}"), "this run image", reporter) as told:
         present = None if fresh else _present(engine, library, key, below)
-        return present or _made(recipe, key, sdk, engine, library, reporter, fresh=fresh)
+        return present or _made(recipe, key, sdk, engine, library, told, fresh=fresh)
 
 
 def _present(engine: Engine, library: Library, key: Key, below: tuple[Digest, ...]) -> RunImage | None:

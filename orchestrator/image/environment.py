@@ -171,7 +171,7 @@ def _provide(
         known = _known(library, key, manifest, base)
         if known is not None:
             return known
-    with single_flight(library.lock_path(f"env-{hex_of(key)}"), "this environment", reporter):
+    with single_flight(library.lock_path(f"env-{hex_of(key)}"), "this environment", reporter) as told:
         if not fresh:
             known = _known(library, key, manifest, base)
             if known is not None:
@@ -179,18 +179,16 @@ def _provide(
         from orchestrator.image.builder import Builder
 
         for note in notes:
-            reporter.note(note)
+            told.note(note)
         if not fresh:
-            for told in library.refused("env", key):
-                reporter.note(
-                    f"the store has this environment as {told.entry['digest']}, which is not believed "
-                    f"({told.reason}): it is built here, and compared (docs/trust.md)"
+            for other in library.refused("env", key):
+                told.note(
+                    f"the store has this environment as {other.entry['digest']}, which is not believed "
+                    f"({other.reason}): it is built here, and compared (docs/trust.md)"
                 )
         count = len(lock.packages)
-        reporter.stage(
-            "environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}"
-        )
-        with Builder(engine, library, reporter, handover(), network, manner, folders) as builder:
+        told.stage("environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}")
+        with Builder(engine, library, told, handover(), network, manner, folders) as builder:
             layer, installed = builder.build(lock, base, key)
             sbom = library.put(_bill(key, layer, base, installed, library))
             result: dict[str, Json] = {

@@ -181,11 +181,11 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
         return known
     with single_flight(
         shop.library.lock_path(f"wheel-{hex_of(wheel_key)}"), f"the wheel of {package.name}", shop.reporter
-    ):
+    ) as told:
         known = _known(shop.library, wheel_key, package)
         if known is not None:
             return known
-        shop.reporter.stage(
+        told.stage(
             "environment",
             f"building {package.name} {package.version} from its source distribution"
             if not package.vcs
