@@ -125,7 +125,13 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
     with stages("resolve"):
         inputs = tuple(_resolve(services.store, written) for written in config.inputs)
         bases = Bases(
-            engine, library, services.project.folder, reporter, handover=hand_over, network=build.network
+            engine,
+            library,
+            services.project.folder,
+            reporter,
+            handover=hand_over,
+            network=build.network,
+            wanted=settings.platform,
         )
         base = bases.resolve(settings.base, bases.platform(), fresh=request.no_cache)
         if locked.loose:

@@ -17,13 +17,13 @@ from orchestrator import canonical
 from orchestrator.digest import Digest
 from orchestrator.engine_values import ContainerSpec, Tmpfs
 from orchestrator.errors import ImageError, LockError
-from orchestrator.image import installer, logins, wheel_bank, wheels
+from orchestrator.image import foreign, installer, logins, wheel_bank, wheels
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.installer import Batch
 from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure
-from orchestrator.image.oci import Layer
+from orchestrator.image.oci import Layer, Platform
 from orchestrator.image.removals import Removals, labels_of, remove_stale
 from orchestrator.image.variation import USUAL, Manner
 from orchestrator.image.wheel_bank import Banked
@@ -58,7 +58,7 @@ class Builder:
         self._network = "bridge" if network == "default" else network
         self._manner = manner
         self._folders = folders
-        self._python = ""
+        self._python, self._platform = "", Platform("", "")
         self._told: set[str] = set()
         self._netrc: bytes | None = None
         library.used(f"volume-{CACHE_VOLUME}")
@@ -90,7 +90,7 @@ class Builder:
             return self._build(again, (*made, *more), base, image_id, key)
 
     def _begin(self, lock: Lock, base: Base) -> None:
-        self._python = base.python.executable
+        self._python, self._platform = base.python.executable, base.platform
         self._netrc = logins.narrowed(self._handover.netrc, logins.hosts_of(dict(self._handover.env), lock))
 
     def _from_bank(
@@ -220,7 +220,7 @@ class Builder:
         self._removals.begin(container, self._python)
 
     def _files(self) -> Iterator[tuple[str, bytes, int]]:
-        yield "build/uv", installer.program(), 0o755
+        yield "build/uv", foreign.program(self._platform, self.library.folder), 0o755
         if self._handover.ca_bundle is not None:
             yield "build/ca.crt", self._handover.ca_bundle, 0o644
         if self._netrc is not None:
