@@ -178,6 +178,9 @@ class Engine(Protocol):
     def get(self, container: str, path: str) -> Iterator[bytes]:
         """The bytes of one file in the container."""
 
+    def idle_volumes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The named volumes with this prefix that no container has, and their bytes."""
+
     def remove_volume(self, name: str) -> None:
         """Remove a named volume; missing is fine."""
 

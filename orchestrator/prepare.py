@@ -117,10 +117,21 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
 
         return handover.gather(build.ca_bundle, build.index, os.environ)
 
+    def folder(path: str) -> bytes:
+        from orchestrator.image import vcs_source
+
+        return vcs_source.of_folder(taken.files, path)
+
     with stages("resolve"):
         inputs = tuple(_resolve(services.store, written) for written in config.inputs)
         bases = Bases(
-            engine, library, services.project.folder, reporter, handover=hand_over, network=build.network
+            engine,
+            library,
+            services.project.folder,
+            reporter,
+            handover=hand_over,
+            network=build.network,
+            wanted=settings.platform,
         )
         base = bases.resolve(settings.base, bases.platform(), fresh=request.no_cache)
         if locked.loose:
@@ -148,6 +159,8 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
             reporter=reporter,
             fresh=request.no_cache,
             manner=services.manner,
+            folders=folder,
+            meanwhile=lambda made: assemble.hold(base, made, engine, library),
         )
         argv = ("python", "-m", settings.workflow, "--config", config.path, *request.extra)
         title = services.project.settings.project if services.project.named else None

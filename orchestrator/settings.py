@@ -119,6 +119,7 @@ class ProjectSettings:
     store: str = _read_by(values.location, ".mirage/artifacts")
     s3: S3Settings = field(default_factory=S3Settings)
     base: str = _read_by(values.location, "python-3.11")
+    platform: str = _read_by(values.one_of("auto", "linux/amd64", "linux/arm64"), "auto")
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     bank: tuple[str, ...] = _read_by(values.some_of("base", "layers", "wheels"), ("base", "layers"))
     dirty: str = _read_by(values.one_of("refuse", "snapshot"), "refuse")

@@ -161,7 +161,9 @@ def engine(kind: str) -> Iterator[str]:
     shown = sorted(each.name for each in Path("/").iterdir() if each.name not in _OWN and _is_folder(each))
     own = _mounted(folder(), shown)
     bridge = f"br{os.getpid()}"[:15]
-    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
+    # ends where we die, too, and all that it started with it
+    command = ["setpriv", "--pdeathsig", "KILL"]
+    command += ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
     command += ["sh", "-c", _INSIDE, "sh"]
     command += [str(system), " ".join([*shown, *own])]
     command += _docker(place, address, bridge) if kind == "containerd" else _podman(place, address)

@@ -19,6 +19,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
+    "arch-test": "making a base for another processor",
     "ceph-mon": "the tests of buckets on a second server",
     "ceph-osd": "the tests of buckets on a second server",
     "chromium": "the tests of reports in a browser",
@@ -33,6 +34,7 @@ TOOLS = {
     "openssh-client": "the tests of keys",
     "openssl": "the tests of signatures",
     "python3-venv": "making .venv",
+    "qemu-user-static": "running what is for another processor",
     "radosgw": "the tests of buckets on a second server",
     "skopeo": "the tests of exported images",
     "strace": "the tests of crashes and of failing disks",
@@ -62,6 +64,7 @@ def missing(tool: str) -> list[str]:
     if tool == "git":
         return [] if program("git") else ["git", "ca-certificates"]
     if tool in (
+        "arch-test",
         "ceph-mon",
         "ceph-osd",
         "chromium",
@@ -72,6 +75,7 @@ def missing(tool: str) -> list[str]:
         "iproute2",
         "openssh-client",
         "openssl",
+        "qemu-user-static",
         "radosgw",
         "skopeo",
         "strace",
@@ -81,6 +85,7 @@ def missing(tool: str) -> list[str]:
             "graphviz": "dot",
             "iproute2": "ip",
             "openssh-client": "ssh-keygen",
+            "qemu-user-static": "qemu-aarch64-static",
         }
         return [] if program(program_of.get(tool, tool)) else [tool]
     if tool == "libfaketime":

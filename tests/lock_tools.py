@@ -6,6 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
+from orchestrator.digest import of_bytes
 from orchestrator.locks import lock
 from orchestrator.locks.lock import LockSource
 from orchestrator.locks.pinned import Lock
@@ -26,7 +27,12 @@ def files_of(folder: str) -> dict[str, bytes]:
 
 def read(files: dict[str, bytes], path: str, *groups: str) -> Lock:
     """A lock as it is read from a commit of these files."""
-    source = LockSource(path, files[path], groups or ("main",), "refuse", files.get, list(files))
+
+    def held(folder: str) -> str:
+        inside = sorted((name, data) for name, data in files.items() if name.startswith(folder + "/"))
+        return str(of_bytes(repr(inside).encode())) if inside else ""
+
+    source = LockSource(path, files[path], groups or ("main",), "refuse", files.get, list(files), held)
     return lock.read(source)
 
 
@@ -35,8 +41,8 @@ def chosen(files: dict[str, bytes], path: str, *groups: str, target: Target = LI
     return [f"{each.name}=={each.version}" for each in select(read(files, path, *groups), target).packages]
 
 
-def sdist(name: str, setup: str = "", files: dict[str, str] | None = None) -> tuple[str, bytes]:
-    """A source distribution of version 1.0 with a build of its own, which needs nothing from an index."""
+def built_here(name: str, setup: str = "") -> dict[str, str]:
+    """The files of a package of version 1.0 with a build of its own, which needs nothing from an index."""
     backend = (
         "import zipfile, os\n"
         "def get_requires_for_build_wheel(config_settings=None): return []\n"
@@ -52,10 +58,16 @@ def sdist(name: str, setup: str = "", files: dict[str, str] | None = None) -> tu
         "        put(f'{name}-1.0.dist-info/RECORD', '')\n"
         "    return file\n"
     )
-    content = {
+    return {
         "pyproject.toml": f'[project]\nname = "{name}"\nversion = "1.0"\n'
         '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n',
         "own.py": backend,
+    }
+
+
+def sdist(name: str, setup: str = "", files: dict[str, str] | None = None) -> tuple[str, bytes]:
+    """A source distribution of version 1.0 with a build of its own, which needs nothing from an index."""
+    content = built_here(name, setup) | {
         "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: 1.0\n",
         **(files or {}),
     }

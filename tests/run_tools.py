@@ -149,6 +149,12 @@ class Project:
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found
 
+    def image_layers(self, run_id: str) -> list[str]:
+        """The layers of a run's image as its record has them, in bare hex."""
+        parts = self.record(run_id)["predicate"]["buildDefinition"]["resolvedDependencies"]
+        (image,) = (part for part in parts if part["name"] == "image")
+        return [str(digest).removeprefix("sha256:") for digest in image["annotations"]["diffIds"]]
+
     def blob(self, digest: str) -> bytes:
         """A blob of the store, by `sha256:...` or bare hex."""
         name = digest.removeprefix("sha256:")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import docker
 import pytest
 
 from orchestrator.artifacts import by_hand, tombstone
@@ -36,7 +41,8 @@ from tests.gc_tools import (
     seal,
     write,
 )
-from tests.run_tools import Project, wait_for
+from tests.image_tools import python_base
+from tests.run_tools import Project, engine, wait_for
 from tests.store_tools import Heard, blob, check_store, save
 
 
@@ -330,7 +336,49 @@ def test_images_and_layers_of_the_machine(tmp_path: Path) -> None:
     library.used(name)
     assert library.unused_for(name) < 60
     told = project.asked("gc", "--machine", "--older-than", "9999d", "--yes")
-    assert (told["images"], told["layers"]["blobs"], told["removed"]) == ([], 0, None)
+    assert (told["images"], told["layers"]["blobs"], told["volumes"], told["removed"]) == ([], 0, [], None)
+
+
+def test_the_installers_cache_in_the_engine_goes_when_no_build_used_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"mirage-test-{secrets.token_hex(6)}"
+    client, project = engine(), Project(tmp_path / "p", "")
+    client.create_volume(name)
+    held = client.create_container(
+        python_base().tag,
+        command=["python3", "-c", "open('/x/y', 'wb').write(bytes(3 << 20))"],
+        host_config=client.create_host_config(binds=[f"{name}:/x"], network_mode="none"),
+    )["Id"]
+    try:
+        client.start(held)
+        client.wait(held)
+        stamp = tmp_path / "cache" / "used" / f"volume-{name}"
+        env = {"MIRAGE_CACHE": str(tmp_path / "cache")}
+
+        def gc(*words: str) -> dict[str, Any]:
+            """Of the volumes that others made, none is a day old by this cache, which sees them for the first time."""
+            options = ("gc", "--machine", "--older-than", "1d", "--json", *words)
+            found: dict[str, Any] = json.loads(project.mirage(*options, env=env))
+            return found
+
+        assert gc("--dry-run")["volumes"] == []
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+        os.utime(stamp, (1, 1))
+        assert gc("--dry-run")["volumes"] == [], "a container has it"
+        client.remove_container(held)
+        (told,) = gc("--dry-run")["volumes"]
+        assert (told["name"], told["bytes"] >= 3 << 20) == (name, True)
+        text = project.mirage("gc", "--machine", "--older-than", "1d", "--dry-run", env=env)
+        assert re.search(rf"volume +{name}  3\.0 MiB of the installer's cache", text)
+        assert gc("--yes")["removed"]["volumes"] == 1
+        assert gc("--dry-run")["volumes"] == []
+    finally:
+        with suppress(docker.errors.NotFound):
+            client.remove_container(held, force=True)
+        with suppress(docker.errors.NotFound):
+            client.remove_volume(name)
 
 
 def test_a_session_costs_little(store: FolderStore, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ project: awesome_ai_project
 workflow: workflows.training_pipeline
 store: .mirage/artifacts
 s3: {endpoint_url: null, region: null, profile: null}
+platform: auto
 base: python-3.11
 environment: {lock: auto, groups: [main]}
 bank: [layers, base]

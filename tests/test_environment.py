@@ -24,7 +24,7 @@ from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.engine_values import ContainerSpec
 from orchestrator.errors import EngineError, ImageError, LockError
-from orchestrator.image import builder, environment, loading
+from orchestrator.image import builder, environment, loading, removals
 from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
@@ -103,7 +103,7 @@ def builders(place: Library) -> list[str]:
     """The builders of one library."""
     return [
         found.id
-        for found in engine().find(builder.BUILDER_LABEL)
+        for found in engine().find(removals.BUILDER_LABEL)
         if ("flow.mirage.builder-owner", place.cache_id) in found.labels
     ]
 
@@ -495,7 +495,7 @@ def test_a_builder_at_work_and_those_of_other_machines_are_left_alone(
     place: Library, tmp_path: Path, volume: str
 ) -> None:
     def left_over(owner: str, seconds: str) -> str:
-        labels = ((builder.BUILDER_LABEL, "0" * 64), ("flow.mirage.builder-owner", owner))
+        labels = ((removals.BUILDER_LABEL, "0" * 64), ("flow.mirage.builder-owner", owner))
         container = engine().create(
             ContainerSpec(image=python_base().tag, argv=("sleep", seconds), labels=labels)
         )
@@ -538,6 +538,8 @@ def test_of_two_processes_one_builds_and_the_other_waits_and_takes_its_layer(
     assert said[0][0] == said[1][0]
     assert [words[1] for words in said] == ["built", "cached"]
     assert "another run is making this environment" in said[1][2]
+    assert "the other run: environment: installing 1 package from requirements.txt" in said[1][2]
+    assert list((tmp_path / "cache" / "locks").glob("*.told")) == []
     assert index.served == [next(iter(index.files))]
 
 

@@ -258,6 +258,23 @@ def test_a_password_by_variable_is_a_secret(home: Path) -> None:
     assert {b"sesame-1234", base64.b64encode(b"me:sesame-1234")} <= set(found.secrets)
 
 
+def test_a_password_may_be_in_a_file(home: Path) -> None:
+    (home / "secret").write_text("hunter2-in-a-file\n")
+    names = {"UV_INDEX_OWN_USERNAME": "me", "UV_INDEX_OWN_PASSWORD_FILE": str(home / "secret")}
+    found = ask(home, **names)
+    assert dict(found.env)["UV_INDEX_OWN_PASSWORD"] == "hunter2-in-a-file"
+    assert "UV_INDEX_OWN_PASSWORD_FILE" not in dict(found.env)
+    assert b"hunter2-in-a-file" in found.secrets
+    assert ask(home, "none", **names).secrets == ()
+    for text, message in ((None, "cannot be read"), ("\n", "is empty")):
+        (home / "secret").unlink()
+        if text is not None:
+            (home / "secret").write_text(text)
+        with pytest.raises(ConfigError, match=f"UV_INDEX_OWN_PASSWORD_FILE: .*{message}"):
+            ask(home, **names)
+        (home / "secret").write_text("again")
+
+
 def test_a_token_in_the_place_of_a_user_name_is_a_secret(home: Path) -> None:
     assert b"tok-0123456789" in ask(home, UV_INDEX="https://tok-0123456789@a.example.com/simple").secrets
 

@@ -118,7 +118,7 @@ def test_what_uv_export_writes_names_the_project_itself_which_is_left_out_with_a
     ("line", "message", "hint"),
     [
         ("-e git+https://example.com/x.git@abc#egg=x", "the revision 'abc', which may move", "40 digits"),
-        ("-e ./libs/other", "not supported in a lock", "released version"),
+        ("-e ./libs/other", "folder env/libs/other, of which the commit has no file", "commit it"),
         ("git+https://example.com/x.git@abc", "not a requirement", "name==version"),
         ("six @ file:///home/conda/six_1/work", "six comes from a path", "pip list --format=freeze"),
         ("six @ git+https://example.com/six@abc", "six comes from git at the revision", "40 digits"),
@@ -132,7 +132,7 @@ def test_what_uv_export_writes_names_the_project_itself_which_is_left_out_with_a
         (f"seven @ https://example.com/six-1.0-py3-none-any.whl --hash={A}", "file six-1.0", "which one"),
         ("--no-binary :all:", "not supported in a lock", "name==version"),
         (f"--hash={A}", "not supported in a lock", "below the package"),
-        ("./dist/thing.whl", "not a requirement", "name==version"),
+        ("./dist/thing.whl", "of which the commit has no file", "commit it"),
         ("https://example.com/thing.whl", "neither a wheel's nor", "name==version"),
         ("six==1.0 --global-option=x", "an option that is not supported", "only --hash"),
         ("name: conda-env", "not a requirement", "name==version"),

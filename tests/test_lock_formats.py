@@ -253,26 +253,6 @@ def test_a_damaged_uv_lock_is_told_in_uvs_words_without_a_path_of_this_machine()
         read({**files, "uv.lock": b"<<<<<<< HEAD\n"}, "uv.lock")
 
 
-def test_a_workspace_of_uv_leaves_its_own_packages_out(tmp_path: Path) -> None:
-    files = {
-        "pyproject.toml": b'[project]\nname = "top"\nversion = "1"\nrequires-python = ">=3.10"\ndependencies = ["part"]\n'
-        b'[tool.uv.workspace]\nmembers = ["packages/*"]\n[tool.uv.sources]\npart = { workspace = true }\n',
-        "packages/part/pyproject.toml": b'[project]\nname = "part"\nversion = "1"\nrequires-python = ">=3.10"\n'
-        b"dependencies = []\n",
-    }
-    for name, data in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    subprocess.run([uv.find_uv_bin(), "lock", "-q", "--offline", "--no-cache"], cwd=tmp_path, check=True)
-    files["uv.lock"] = (tmp_path / "uv.lock").read_bytes()
-    found = read(files, "uv.lock")
-    assert found.packages == ()
-    assert found.notes == ("uv.lock: part, top left out: the project's own code is in the image",)
-    del files["packages/part/pyproject.toml"]
-    with pytest.raises(LockError, match=r"packages/part/pyproject\.toml, which is not in the commit"):
-        read(files, "uv.lock")
-
-
 def test_an_index_that_the_lock_names_stays_with_its_packages() -> None:
     found = {p.name: p.index for p in select(read(files_of("uv"), "uv.lock"), LINUX).packages}
     assert set(found.values()) == {Index("https://example.com/simple")}

@@ -40,7 +40,9 @@ def _age(context: click.Context, parameter: click.Parameter, text: str) -> float
     help="Leave what is younger (12h, 30d).",
 )
 @click.option(
-    "--machine", is_flag=True, help="Also images and cached layers of this machine that no kept run needs."
+    "--machine",
+    is_flag=True,
+    help="Also images, cached layers and installer caches of this machine that no kept run needs.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would go, and how much; remove nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -62,7 +64,7 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
 
     place = Workplace.here()
     found = collect.look(place.store, older_than)
-    images, layers = _machine(place, older_than) if machine else ([], [])
+    images, layers, volumes = _machine(place, older_than) if machine else ([], [], [])
     told: dict[str, Json] = {
         "live": {"blobs": found.live, "bytes": found.live_bytes},
         "young": {"blobs": found.young, "bytes": found.young_bytes},
@@ -71,19 +73,20 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
         "unfinished": {"files": found.unfinished[0], "bytes": found.unfinished[1]},
         "images": [{"name": each.name, "bytes": each.size} for each in images],
         "layers": {"blobs": len(layers), "bytes": sum(size for _, size in layers)},
+        "volumes": [{"name": name, "bytes": size} for name, size in volumes],
         "removed": None,
     }
     if not as_json:
         _tell(place, told)
     if machine and yes and not dry_run:
         _forget()
-    nothing = not (found.garbage or found.unfinished[0] or images or layers)
+    nothing = not (found.garbage or found.unfinished[0] or images or layers or volumes)
     if dry_run or nothing or not (yes or _agreed(as_json)):
         if as_json:
             print_json(told)
         return 0
     done = collect.collect(place.store, older_than, place.reporter, patience=wait)
-    freed = _free(place, images, layers)
+    freed = _free(place, images, layers, volumes)
     told["removed"] = {
         "blobs": done.removed,
         "bytes": done.bytes,
@@ -91,6 +94,7 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
         "unfinished": done.unfinished[0],
         "images": freed[0],
         "layers": freed[1],
+        "volumes": freed[2],
     }
     if as_json:
         print_json(told)
@@ -98,7 +102,9 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
         print(f"removed {done.removed} blobs, {readable_size(done.bytes + done.unfinished[1])}", end="")
         print(f"; {done.rescued} were needed again meanwhile" if done.rescued else "")
         if machine:
-            print(f"removed {freed[0]} images and {freed[1]} cached layers of this machine")
+            print(
+                f"removed {freed[0]} images, {freed[1]} cached layers and {freed[2]} volumes of this machine"
+            )
     return 0
 
 
@@ -130,10 +136,21 @@ def _tell(place: Workplace, told: dict[str, Json]) -> None:
     assert isinstance(images, list)
     for image in images:
         assert isinstance(image, dict)
-        print(f"  image      {image['name']}")
+        print(
+            f"  image      {image['name']}  {readable_size(int(str(image['bytes'])))}, shared layers counted"
+        )
+    volumes = told["volumes"]
+    assert isinstance(volumes, list)
+    for volume in volumes:
+        assert isinstance(volume, dict)
+        print(
+            f"  volume     {volume['name']}  {readable_size(int(str(volume['bytes'])))} of the installer's cache"
+        )
 
 
-def _machine(place: Workplace, older_than: float) -> tuple[list[Image], list[tuple[Digest, int]]]:
+def _machine(
+    place: Workplace, older_than: float
+) -> tuple[list[Image], list[tuple[Digest, int]], list[tuple[str, int]]]:
     from orchestrator.image.library import cache_folder
     from orchestrator.store.folder import FolderStore
     from orchestrator.upkeep import machine
@@ -141,10 +158,16 @@ def _machine(place: Workplace, older_than: float) -> tuple[list[Image], list[tup
     wanted = machine.needed(place.store)
     cached = machine.layers(FolderStore.open_at(cache_folder()), wanted, older_than)
     images = machine.images(place.engine, wanted, older_than, place.library.unused_for)
-    return list(images), list(cached)
+    volumes = machine.volumes(place.engine, older_than, place.library.unused_for)
+    return list(images), list(cached), list(volumes)
 
 
-def _free(place: Workplace, images: list[Image], layers: list[tuple[Digest, int]]) -> tuple[int, int]:
+def _free(
+    place: Workplace,
+    images: list[Image],
+    layers: list[tuple[Digest, int]],
+    volumes: list[tuple[str, int]],
+) -> tuple[int, int, int]:
     from orchestrator.errors import EngineError
     from orchestrator.image.library import cache_folder
     from orchestrator.store.folder import FolderStore
@@ -157,7 +180,14 @@ def _free(place: Workplace, images: list[Image], layers: list[tuple[Digest, int]
         except EngineError as error:  # a container still has it
             place.reporter.warn(f"{image.name} stays: {error.message}")
     removed = FolderStore.open_at(cache_folder()).remove(digest for digest, _ in layers) if layers else 0
-    return gone, removed
+    emptied = 0
+    for name, _ in volumes:
+        try:
+            place.engine.remove_volume(name)
+            emptied += 1
+        except EngineError as error:  # a builder took it just now
+            place.reporter.warn(f"{name} stays: {error.message}")
+    return gone, removed, emptied
 
 
 def _forget() -> None:

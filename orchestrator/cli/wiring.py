@@ -181,6 +181,7 @@ class Workplace:
             self.reporter,
             handover=lambda: gather(build.ca_bundle, build.index, os.environ),
             network=build.network,
+            wanted=self.settings.platform,
         )
 
     @cached_property

@@ -337,6 +337,15 @@ class DockerEngine:
             stream, _ = self._api.get_archive(container, path, chunk_size=CHUNK)
             yield from tar_stream.first_file(stream, path)
 
+    def idle_volumes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Volumes that no container has; the engine measures all that it holds for this."""
+        with _told("measure volumes"):
+            found = self._api.df().get("Volumes") or ()
+        for each in found:
+            used = each.get("UsageData") or {}
+            if each["Name"].startswith(prefix) and int(used.get("RefCount", 1)) == 0:
+                yield str(each["Name"]), max(0, int(used.get("Size", 0)))
+
     def remove_volume(self, name: str) -> None:
         """Remove a named volume; missing is fine."""
         with suppress(_Missing), _told(f"remove the volume {name}"):

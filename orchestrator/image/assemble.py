@@ -104,9 +104,9 @@ def provide(
     present = None if fresh else _present(engine, library, key, below)
     if present is not None:
         return present
-    with single_flight(library.lock_path(f"image-{hex_of(key.digest)}"), "this run image", reporter):
+    with single_flight(library.lock_path(f"image-{hex_of(key.digest)}"), "this run image", reporter) as told:
         present = None if fresh else _present(engine, library, key, below)
-        return present or _made(recipe, key, sdk, engine, library, reporter, fresh=fresh)
+        return present or _made(recipe, key, sdk, engine, library, told, fresh=fresh)
 
 
 def _present(engine: Engine, library: Library, key: Key, below: tuple[Digest, ...]) -> RunImage | None:
@@ -138,9 +138,8 @@ def _made(
             reporter.warn(
                 f"drift: the image {key.digest} was built before with another digest than {image.digest}: {others}"
             )
+    hold(recipe.base, recipe.environment, engine, library)
     base = loading.Parent(recipe.base.tag, recipe.base.image)
-    if loading.find(engine, environment.tag, environment.image) is None:
-        loading.ensure(engine, environment.image, environment.tag, (base,), library.read)
     tag = loading.tag_of("run", image)
     # from all layers down to the SDK's: the environment's own image holds what lies below
     chains = [
@@ -152,6 +151,14 @@ def _made(
     for _, name in chains:
         library.note(name, tag)
     return RunImage(image, key, engine_id, cached=False)
+
+
+def hold(base: Base, environment: Environment, engine: Engine, library: Library) -> loading.Parent:
+    """The environment's own image in the engine, which holds its layers there for all run images above it."""
+    parent = environment_parent(base, environment)
+    below = (loading.Parent(base.tag, base.image),)
+    loading.ensure(engine, parent.image, parent.tag, below, library.read)
+    return parent
 
 
 def _known(library: Library, key: Key, below: tuple[Digest, ...]) -> Image | None:

@@ -36,7 +36,7 @@ class Bases:
     """Finds, builds and pulls bases; one of them at a time per name on one machine.
 
     ``handover`` and ``network`` are for building a Dockerfile: what the host gives to it (asked only then), and the
-    engine's network that it gets.
+    engine's network that it gets. ``wanted`` is the platform, `auto` or as engines write it.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Bases:
         *,
         handover: Callable[[], Handover] | None = None,
         network: str = "default",
+        wanted: str = "auto",
     ) -> None:
         self._engine = engine
         self._library = library
@@ -55,10 +56,14 @@ class Bases:
         self._reporter = reporter
         self._handover = handover or _host_settings
         self._network = network
+        self._wanted = wanted
         self._shelf = Shelf(engine, library, reporter)
 
     def platform(self) -> Platform:
-        """The engine's platform: what every image here is made for."""
+        """What every image here is made for: what the project wants, else the engine's own platform."""
+        if self._wanted != "auto":
+            system, _, architecture = self._wanted.partition("/")
+            return Platform(system, architecture)
         info = self._engine.info()
         return Platform(info.os, info.architecture)
 

@@ -1,31 +1,30 @@
 """The builder: a throw-away container in which uv installs a lock, and the layer that is taken out of it.
 
-Owns the container's life. What the host hands over (handover.py) reaches the builder's commands and is
-provably absent from the layer.
+What the host hands over (handover.py) reaches the builder's commands and is provably absent from the layer.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator import canonical
-from orchestrator.digest import Digest, hex_of
+from orchestrator.digest import Digest
 from orchestrator.engine_values import ContainerSpec, Tmpfs
 from orchestrator.errors import ImageError, LockError
-from orchestrator.image import installer, logins, wheel_bank, wheels
+from orchestrator.image import foreign, installer, logins, wheel_bank, wheels
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.installer import Batch
 from orchestrator.image.library import Library
 from orchestrator.image.loading import ensure
-from orchestrator.image.oci import Layer
+from orchestrator.image.oci import Layer, Platform
+from orchestrator.image.removals import Removals, labels_of, remove_stale
 from orchestrator.image.variation import USUAL, Manner
 from orchestrator.image.wheel_bank import Banked
 from orchestrator.image.wheels import Wheel
@@ -33,16 +32,14 @@ from orchestrator.locks.lock import parse as parse_lock
 from orchestrator.locks.pinned import Lock, Pinned
 from orchestrator.ports import Engine, Reporter
 
-BUILDER_LABEL = "flow.mirage.builder"
 CACHE_VOLUME = "mirage-uv-cache"
-_OWNER_LABEL = "flow.mirage.builder-owner"
 _LONGEST = "86400"  # seconds that a builder lives when nobody ends it
 _PLAIN = (("LC_ALL", "C.UTF-8"), ("PYTHONHASHSEED", "0"))
 _HERE = Path(__file__).parent
 
 
 class Builder:
-    """Builds one environment in one container, which is gone afterwards."""
+    """Builds one environment in one container, which is gone when this is left."""
 
     def __init__(
         self,
@@ -52,6 +49,7 @@ class Builder:
         handover: Handover,
         network: str,
         manner: Manner = USUAL,
+        folders: Callable[[str], bytes] | None = None,
     ) -> None:
         self.engine = engine
         self.library = library
@@ -59,15 +57,24 @@ class Builder:
         self._handover = handover
         self._network = "bridge" if network == "default" else network
         self._manner = manner
-        self._python = ""
+        self._folders = folders
+        self._python, self._platform = "", Platform("", "")
         self._told: set[str] = set()
         self._netrc: bytes | None = None
+        library.used(f"volume-{CACHE_VOLUME}")
+        self._removals = Removals(engine, reporter)
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._removals.wait()
 
     def build(self, lock: Lock, base: Base, key: Digest) -> tuple[Layer, Digest]:
-        """Install, finish and take the layer; the containers are gone afterwards, whatever happened."""
+        """Install, finish and take the layer."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
         self._begin(lock, base)
-        self._remove_stale(key)
+        remove_stale(self.engine, self.library, key)
         banked = wheel_bank.find(self.library, key, lock)
         if banked is not None:
             return self._from_bank(banked, lock, base, image_id, key)
@@ -83,7 +90,7 @@ class Builder:
             return self._build(again, (*made, *more), base, image_id, key)
 
     def _begin(self, lock: Lock, base: Base) -> None:
-        self._python = base.python.executable
+        self._python, self._platform = base.python.executable, base.platform
         self._netrc = logins.narrowed(self._handover.netrc, logins.hosts_of(dict(self._handover.env), lock))
 
     def _from_bank(
@@ -99,7 +106,7 @@ class Builder:
         """Requirements with everything pinned and hashed, as the index has it now. Raises LockError."""
         image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
         self._begin(lock, base)
-        self._remove_stale(key)
+        remove_stale(self.engine, self.library, key)
         files = {"in": wanted, "constraints": lock.constraints}
         with self.container(image_id, key) as container:
             self.engine.put(
@@ -114,8 +121,7 @@ class Builder:
             words: tuple[str, ...] = ("pip", "compile", "--python", base.python.executable)
             words += ("--generate-hashes", "--no-header", "--no-annotate", "-o", "/build/out.txt")
             words += ("-c", "/build/constraints.txt") if lock.constraints else ()
-            words += ("/build/in.txt",)
-            self.uv(container, lock, base, words, env)
+            self.uv(container, lock, base, (*words, "/build/in.txt"), env)
             return b"".join(self.engine.get(container, "/build/out.txt"))
 
     def keep_wheels(self, lock: Lock, base: Base, key: Digest, manifest: bytes) -> None:
@@ -169,20 +175,9 @@ class Builder:
                 }
         return layer, self.library.put(canonical.encode(installed))
 
-    def _remove_stale(self, key: Digest) -> None:
-        """Remove builders that dead processes left: those that ended by themselves, and those of our cache that
-        nobody holds the lock for (a process makes and removes its builder while it holds it; we hold ``key``'s).
-        """
-        for found in self.engine.find(BUILDER_LABEL):
-            labels = dict(found.labels)
-            mine = labels.get(_OWNER_LABEL) == self.library.cache_id
-            own = mine and labels.get(BUILDER_LABEL) == hex_of(key)
-            if found.status == "exited" or own or is_abandoned(self.library, labels):
-                self.engine.remove(found.id)
-
     @contextmanager
     def container(self, image_id: str, key: Digest, *, cache: bool = True) -> Iterator[str]:
-        """A fresh container of the base with the installer in it, gone afterwards.
+        """A fresh container of the base with the installer in it; it is being removed when this is left.
 
         Without ``cache`` it does not see what all environments share: for code of packages that runs in it.
         """
@@ -190,7 +185,7 @@ class Builder:
             ContainerSpec(
                 image=image_id,
                 argv=("sleep", _LONGEST),
-                labels=((BUILDER_LABEL, hex_of(key)), (_OWNER_LABEL, self.library.cache_id)),
+                labels=labels_of(self.library, key),
                 user="0:0",
                 network=self._network,
                 read_only=False,
@@ -201,19 +196,20 @@ class Builder:
         try:
             self.engine.start(container)
             self.engine.put(container, "/", self._files())
-            if (
-                not cache
-            ):  # podman's / is read-only even to root without capabilities: the installer cannot make it
+            # podman's / is read-only even to root without capabilities: the installer cannot make it
+            if not cache:
                 self.engine.put(container, "/", (("cache/.mirage", b"", 0o644),))
             prologue = self._manner.prologue(self._python)
             if prologue:
                 self.engine.run_in(container, prologue, (), self.reporter)
             yield container
-        finally:
+        except BaseException:
             self.engine.remove(container)
+            raise
+        self._removals.begin(container, self._python)
 
     def _files(self) -> Iterator[tuple[str, bytes, int]]:
-        yield "build/uv", installer.program(), 0o755
+        yield "build/uv", foreign.program(self._platform, self.library.folder), 0o755
         if self._handover.ca_bundle is not None:
             yield "build/ca.crt", self._handover.ca_bundle, 0o644
         if self._netrc is not None:
@@ -357,6 +353,11 @@ class Builder:
             output = output.replace(os.fsdecode(secret), "****")
         return output
 
+    def folder(self, path: str) -> bytes:
+        """A folder of the project's commit as a tar."""
+        assert self._folders is not None
+        return self._folders(path)
+
     def leaks(self, data: bytes) -> bool:
         """Whether a credential of the host is in it."""
         return any(secret in data for secret in self._handover.secrets)
@@ -376,16 +377,3 @@ class Builder:
                 writer.write(piece)
             digest, size = writer.commit()
         return Layer(digest, size, "mirage environment")
-
-
-def is_abandoned(library: Library, labels: Mapping[str, str]) -> bool:
-    """Whether a builder's labels say that it is of this cache and nobody holds the lock of its key any more."""
-    key = labels.get(BUILDER_LABEL, "")
-    if labels.get(_OWNER_LABEL) != library.cache_id:
-        return False
-    try:
-        with library.lock_path(f"env-{key}").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -94,18 +94,36 @@ def provide(
     reporter: Reporter,
     fresh: bool = False,
     manner: Manner = USUAL,
+    folders: Callable[[str], bytes] | None = None,
+    meanwhile: Callable[[Environment], object] = lambda made: None,
 ) -> Environment:
     """The environment of a lock on a base: known from before, or built now, once per machine at a time.
 
-    ``handover`` is asked only when there is something to build.
+    ``handover`` is asked only when there is something to build, and ``folders`` then for those of the project's commit
+    that a lock names, each as a tar; ``meanwhile`` is done with one that was built, while
+    the engine takes the builder apart.
     Raises LockError where the lock cannot be installed, ImageError where the layer cannot be made.
     """
     notes = lock.notes
     lock = narrowed(lock, base)
     manifest = key_manifest(lock, base, groups)
-    made = _provide(lock, notes, base, manifest, engine, library, handover, network, reporter, fresh, manner)
+    made = _provide(
+        lock,
+        notes,
+        base,
+        manifest,
+        engine,
+        library,
+        handover,
+        network,
+        reporter,
+        fresh,
+        manner,
+        folders,
+        meanwhile,
+    )
     if "wheels" in library.banked and lock.packages:
-        _keep_wheels(lock, base, made, engine, library, handover, network, reporter)
+        _keep_wheels(lock, base, made, engine, library, handover, network, reporter, folders)
     return made
 
 
@@ -118,6 +136,7 @@ def _keep_wheels(
     handover: Callable[[], Handover],
     network: str,
     reporter: Reporter,
+    folders: Callable[[str], bytes] | None,
 ) -> None:
     """The environment's wheels in the store, fetched once."""
     from orchestrator.image import wheel_bank
@@ -126,8 +145,8 @@ def _keep_wheels(
     with single_flight(library.lock_path(f"env-{hex_of(made.key)}"), "this environment's wheels", reporter):
         kept = wheel_bank.find(library, made.key, lock)
         if kept is None:
-            builder = Builder(engine, library, reporter, handover(), network)
-            builder.keep_wheels(lock, base, made.key, made.key_manifest)
+            with Builder(engine, library, reporter, handover(), network, folders=folders) as builder:
+                builder.keep_wheels(lock, base, made.key, made.key_manifest)
             return
         wheel_bank.bank(library, made.key, kept)
 
@@ -144,13 +163,15 @@ def _provide(
     reporter: Reporter,
     fresh: bool,
     manner: Manner,
+    folders: Callable[[str], bytes] | None,
+    meanwhile: Callable[[Environment], object],
 ) -> Environment:
     key = of_bytes(manifest)
     if not fresh:
         known = _known(library, key, manifest, base)
         if known is not None:
             return known
-    with single_flight(library.lock_path(f"env-{hex_of(key)}"), "this environment", reporter):
+    with single_flight(library.lock_path(f"env-{hex_of(key)}"), "this environment", reporter) as told:
         if not fresh:
             known = _known(library, key, manifest, base)
             if known is not None:
@@ -158,34 +179,34 @@ def _provide(
         from orchestrator.image.builder import Builder
 
         for note in notes:
-            reporter.note(note)
+            told.note(note)
         if not fresh:
-            for told in library.refused("env", key):
-                reporter.note(
-                    f"the store has this environment as {told.entry['digest']}, which is not believed "
-                    f"({told.reason}): it is built here, and compared (docs/trust.md)"
+            for other in library.refused("env", key):
+                told.note(
+                    f"the store has this environment as {other.entry['digest']}, which is not believed "
+                    f"({other.reason}): it is built here, and compared (docs/trust.md)"
                 )
         count = len(lock.packages)
-        reporter.stage(
-            "environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}"
-        )
-        builder = Builder(engine, library, reporter, handover(), network, manner)
-        layer, installed = builder.build(lock, base, key)
-        sbom = library.put(_bill(key, layer, base, installed, library))
-        result: dict[str, Json] = {
-            "digest": layer.digest,
-            "size": layer.size,
-            "created": str(time.time_ns()),
-            "installed": installed,
-            "sbom": sbom,
-        }
-        others = library.keep("env", key, manifest, result)
-        if others:
-            reporter.warn(
-                f"drift: the environment {key} was built before with another digest than {layer.digest}: {others}"
-            )
-        library.bank(layer.digest, "layers")
-        return Environment(key, manifest, layer, installed, cached=False, sbom=sbom)
+        told.stage("environment", f"installing {count} package{'s' if count != 1 else ''} from {lock.path}")
+        with Builder(engine, library, told, handover(), network, manner, folders) as builder:
+            layer, installed = builder.build(lock, base, key)
+            sbom = library.put(_bill(key, layer, base, installed, library))
+            result: dict[str, Json] = {
+                "digest": layer.digest,
+                "size": layer.size,
+                "created": str(time.time_ns()),
+                "installed": installed,
+                "sbom": sbom,
+            }
+            others = library.keep("env", key, manifest, result)
+            if others:
+                reporter.warn(
+                    f"drift: the environment {key} was built before with another digest than {layer.digest}: {others}"
+                )
+            library.bank(layer.digest, "layers")
+            made = Environment(key, manifest, layer, installed, cached=False, sbom=sbom)
+            meanwhile(made)
+        return made
 
 
 def _known(library: Library, key: Digest, manifest: bytes, base: Base) -> Environment | None:

@@ -87,6 +87,8 @@ def _index_settings(environ: Mapping[str, str], configured: Mapping[str, str]) -
     for name, value in environ.items():
         if name.startswith("UV_INDEX_") and name.endswith(("_USERNAME", "_PASSWORD")):
             found[name] = value
+        elif name.startswith("UV_INDEX_") and name.endswith("_PASSWORD_FILE") and value:
+            found.setdefault(name.removesuffix("_FILE"), _in_file(name, value))
 
     def pip(option: str) -> str:
         return environ.get("PIP_" + option.upper().replace("-", "_")) or configured.get(option, "")
@@ -104,6 +106,17 @@ def _index_settings(environ: Mapping[str, str], configured: Mapping[str, str]) -
     if pip("no-index").lower() in ("1", "true", "yes", "on"):
         found.setdefault("UV_NO_INDEX", "1")
     return {name: value for name, value in found.items() if value}
+
+
+def _in_file(name: str, path: str) -> str:
+    """A password in a file, as secrets are mounted: without the end of its line. Raises ConfigError."""
+    data = _read(Path(path))
+    if not data or not data.strip():
+        raise ConfigError(
+            f"{name}: {path} {'cannot be read' if data is None else 'is empty'}, and a package index asks for it",
+            hint="is it mounted, and yours to read?",
+        )
+    return data.decode("utf-8", "replace").strip()
 
 
 def _remote(places: str, between: str) -> str:

@@ -26,6 +26,8 @@ def ask(engine: Engine, name: str, image_id: str) -> Python:
             text, complaint = _run(engine, image_id, command)
         except EngineError as error:
             # runc's own words, by way of the engine: `exec: "python3": executable file not found in $PATH`
+            if "exec format error" in error.message:
+                raise _not_emulated(name) from error
             if "not found" not in error.message and "no such file" not in error.message:
                 raise
             said.append(f"{command}: not found")
@@ -33,10 +35,19 @@ def ask(engine: Engine, name: str, image_id: str) -> Python:
         told = _parse(text)
         if told is not None:
             return told
+        if b"exec format error" in (complaint + text).lower():
+            raise _not_emulated(name)
         said.append(f"{command}: {(complaint or text).decode('utf-8', 'replace').strip()[-300:]!r}")
     raise ImageError(
         f"the base {name} has no working Python ({'; '.join(said)})",
         hint="use a base with Python 3, for example `base: python-3.11`, or install one in a Dockerfile",
+    )
+
+
+def _not_emulated(name: str) -> ImageError:
+    return ImageError(
+        f"the base {name} is for another processor, and the engine's machine does not emulate it",
+        hint="there: `apt-get install qemu-user-static binfmt-support` (or take `platform: auto`)",
     )
 
 

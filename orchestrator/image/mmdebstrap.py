@@ -163,17 +163,19 @@ def _digest_of(folder: Path) -> Digest:
     return of_bytes(canonical.encode({"recipe": RECIPE_VERSION, "files": {**content}}))
 
 
-def build_rootfs(recipe: Recipe, out: Path, *, report: Callable[[str], None]) -> Packages:
+def build_rootfs(
+    recipe: Recipe, out: Path, *, report: Callable[[str], None], architecture: str | None = None
+) -> Packages:
     """Write the recipe's root file system as a tar at ``out``; gives what is installed in it.
 
     The same package versions give the same bytes on every machine. Takes about half a minute and as much
-    disk as four times the result. ``report`` gets mmdebstrap's own steps. Raises ImageError; nothing is at
-    ``out`` then.
+    disk as four times the result; several minutes where ``architecture`` is another one than this machine's. ``report``
+    gets mmdebstrap's own steps. Raises ImageError; nothing is at ``out`` then.
     """
     part, sealed = out.with_name(out.name + ".part"), out.with_name(out.name + ".sealed")
     try:
         with _inputs(recipe) as inputs:
-            _run(_command(recipe, part, inputs), report)
+            _run(_command(recipe, part, inputs, architecture), report)
         packages = dpkg.installed(part)
         _check_python(recipe, packages)
         with sealed.open("wb") as target:
@@ -195,9 +197,10 @@ class _Inputs:
     finish: Path
 
 
-def _command(recipe: Recipe, part: Path, inputs: _Inputs) -> list[str]:
+def _command(recipe: Recipe, part: Path, inputs: _Inputs, architecture: str | None) -> list[str]:
     command = ["mmdebstrap", "--format=tar", f"--variant={recipe.variant}", "--skip=output/dev"]
     command.append("--mode=root" if os.geteuid() == 0 else "--mode=unshare")
+    command += [f"--architectures={architecture}"] if architecture else []
     command += [f"--components={','.join(recipe.components)}", f"--include={','.join(recipe.packages)}"]
     if _MERGED_USR.is_dir():
         command += [f"--hook-dir={_MERGED_USR}", f"--setup-hook={inputs.look_up}"]

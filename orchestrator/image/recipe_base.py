@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator import canonical
 from orchestrator.digest import CHUNK
-from orchestrator.image import mmdebstrap
+from orchestrator.image import emulation, mmdebstrap
 from orchestrator.image.base_image import CREATED_BY, Base
 from orchestrator.image.base_shelf import Shelf
 from orchestrator.image.layer import MTIME
@@ -39,7 +39,9 @@ def make(recipe: Recipe, platform: Platform, *, library: Library, shelf: Shelf, 
     reporter.stage("base", f"building {recipe.name} from Debian packages (once per machine)")
     with tempfile.TemporaryDirectory(prefix="mirage-base-") as folder:
         tar = Path(folder) / "root.tar"
-        installed = mmdebstrap.build_rootfs(recipe, tar, report=reporter.detail)
+        installed = mmdebstrap.build_rootfs(
+            recipe, tar, report=reporter.detail, architecture=emulation.other(platform)
+        )
         with tar.open("rb") as source, library.writer() as writer:
             while piece := source.read(CHUNK):
                 writer.write(piece)

@@ -76,16 +76,17 @@ def provide(
         return found
     manifest = key_manifest(lock, base)
     key = of_bytes(manifest)
-    with single_flight(library.lock_path(f"env-{hex_of(key)}"), "this resolution", reporter):
+    with single_flight(library.lock_path(f"env-{hex_of(key)}"), "this resolution", reporter) as told:
         found = known(lock, base, library)
         if found is not None:
             return found
         from orchestrator.image.builder import Builder
 
-        reporter.stage("lock", f"resolving {lock.path} (with uv {installed_version('uv')})")
-        builder = Builder(engine, library, reporter, handover(), network)
-        text = builder.resolve(lock, wanted(lock), base, key)
-        if builder.leaks(text):
+        told.stage("lock", f"resolving {lock.path} (with uv {installed_version('uv')})")
+        with Builder(engine, library, reporter, handover(), network) as builder:
+            text = builder.resolve(lock, wanted(lock), base, key)
+            leaks = builder.leaks(text)
+        if leaks:
             raise ImageError("a credential of this host was found in the resolved lock, which was not kept")
         digest = library.put(text)
         library.keep("resolved", key, manifest, {"digest": digest, "created": str(time.time_ns())})

@@ -23,7 +23,7 @@ from orchestrator.errors import ImageError, LockError, at_line
 from orchestrator.image import installer, vcs_source
 from orchestrator.image.base import Base
 from orchestrator.image.library import Library
-from orchestrator.locks import requirement
+from orchestrator.locks import local, requirement
 from orchestrator.locks.pinned import File, Lock, Pinned
 from orchestrator.ports import Engine, Reporter
 from orchestrator.single_flight import single_flight
@@ -74,6 +74,9 @@ class Workshop(Protocol):
 
     def command(self, container: str, argv: tuple[str, ...], env: installer.Env) -> str:
         """Run a program. Raises ImageError."""
+
+    def folder(self, path: str) -> bytes:
+        """A folder of the project's commit as a tar."""
 
     def leaks(self, data: bytes) -> bool:
         """Whether a credential of the host is in it."""
@@ -178,15 +181,15 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
         return known
     with single_flight(
         shop.library.lock_path(f"wheel-{hex_of(wheel_key)}"), f"the wheel of {package.name}", shop.reporter
-    ):
+    ) as told:
         known = _known(shop.library, wheel_key, package)
         if known is not None:
             return known
-        shop.reporter.stage(
+        told.stage(
             "environment",
             f"building {package.name} {package.version} from its source distribution"
             if not package.vcs
-            else f"building {package.name} from {package.vcs}",
+            else f"building {package.name} from {local.folder_of(package.vcs) or package.vcs}",
         )
         with shop.container(image_id, key, cache=False) as container:
             file, data = _built(shop, container, lock, package, base)
@@ -206,7 +209,7 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
 
 
 def _source(package: Pinned) -> tuple[str, ...]:
-    """What a wheel is built from: a source distribution by its hashes, or a commit."""
+    """What a wheel is built from: a source distribution by its hashes, a commit, or a folder by what it has."""
     return (package.vcs,) if package.vcs else package.hashes
 
 
@@ -247,7 +250,9 @@ def _built(shop: Workshop, container: str, lock: Lock, package: Pinned, base: Ba
 def _what(shop: Workshop, container: str, lock: Lock, package: Pinned, base: Base) -> tuple[str, ...]:
     """What is built, put into the builder, as the installer's words for it."""
     if package.vcs:
-        data = vcs_source.archive(at_line(lock.path, package.line or None), package)
+        folder = local.folder_of(package.vcs)
+        where = at_line(lock.path, package.line or None)
+        data = vcs_source.archive(where, package) if folder is None else shop.folder(folder)
         shop.engine.put(container, "/", ((vcs_source.ARCHIVE, data, 0o644),))
         shop.command(container, (base.python.executable, "-I", "-c", vcs_source.UNPACK), _STEADY)
         return (vcs_source.FOLDER,)

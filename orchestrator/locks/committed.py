@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+from orchestrator import canonical
+from orchestrator.canonical import Json
+from orchestrator.digest import of_bytes
 from orchestrator.locks import lock
 from orchestrator.locks.pinned import Lock
 from orchestrator.locks.source import LockSource
@@ -20,6 +23,14 @@ def of_snapshot(taken: Snapshot, settings: EnvironmentSettings) -> Lock:
     def read(path: str) -> bytes | None:
         return read_blob(taken, os.fsencode(path)) if path in present else None
 
+    def held(folder: str) -> str:
+        below = os.fsencode(folder) + b"/"
+        inside = [file for file in taken.files if file.path.startswith(below)]
+        listed: list[Json] = [
+            [file.path[len(below) :].hex(), file.mode, file.oid, file.lfs] for file in inside
+        ]
+        return str(of_bytes(canonical.encode(listed))) if listed else ""
+
     path = lock.choose(paths, settings.lock)
     content = read_blob(taken, os.fsencode(path))
-    return lock.read(LockSource(path, content, settings.groups, settings.unpinned, read, paths))
+    return lock.read(LockSource(path, content, settings.groups, settings.unpinned, read, paths, held))

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError, at_line, did_you_mean
-from orchestrator.locks import requirement, vcs
+from orchestrator.locks import local, requirement, vcs
 from orchestrator.locks.pinned import MAIN, Index, Lock, Pinned, either, index_of, normal_name
 from orchestrator.locks.source import LockSource, Table, location
 
@@ -133,8 +133,10 @@ def _package(
     if kind == "git":
         ref, folder = str(entry.get("ref", "")), str(entry.get("subdirectory", ""))
         commit, problem = vcs.told(where, name, str(entry["git"]), ref, folder)
+    elif kind == "path":
+        commit, problem = local.told(source, where, name, str(entry["path"]))
     elif kind is not None:
-        problem = f"{where}: {name} comes from {'a path' if kind == 'path' else kind}"
+        problem = f"{where}: {name} comes from {kind}"
     elif file.startswith(("http://", "https://")):
         pinned = requirement.pinned(where, f"{normal_name(name)} @ {file}", hashes, line)
     elif file:

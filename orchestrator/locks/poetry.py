@@ -15,7 +15,7 @@ from hashlib import sha256
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError, at_line, did_you_mean
-from orchestrator.locks import poetry_versions, vcs
+from orchestrator.locks import local, poetry_versions, vcs
 from orchestrator.locks.pinned import (
     EXTRA,
     MAIN,
@@ -151,8 +151,11 @@ def _package(source: LockSource, entry: Table, line: int, metadata: Table) -> Pi
         revision, folder = str(origin.get("resolved_reference", "")), str(origin.get("subdirectory", ""))
         commit, problem = vcs.told(where, name, str(origin["url"]), revision, folder)
         files = ()
+    elif kind == "directory":
+        commit, problem = local.told(source, where, name, str(origin["url"]))
+        files = ()
     elif kind is not None:
-        problem = f"{where}: {name} comes from {'a path' if kind in ('directory', 'file') else kind}"
+        problem = f"{where}: {name} comes from {'a path' if kind == 'file' else kind}"
     if not problem and not files and not commit:
         problem = f"{where}: {name} has no files and hashes in the lock"
     hashes = tuple(sorted({value for file in files for value in file.hashes}))

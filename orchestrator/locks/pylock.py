@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
@@ -9,7 +10,7 @@ from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock, Pylock
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError, at_line, did_you_mean
-from orchestrator.locks import requirement, vcs
+from orchestrator.locks import local, requirement, vcs
 from orchestrator.locks.pinned import EXTRA, File, Lock, Pinned, index_of, own_groups, place_of, without_login
 from orchestrator.locks.source import LockSource, Table, lines_of
 
@@ -49,7 +50,7 @@ def of_table(
                 f"{where}: {package.name}, the project itself, is left out: its code is in the image"
             )
         else:
-            packages.append(_pinned(where, line, package, index_names or {}))
+            packages.append(_pinned(source, where, line, package, index_names or {}))
     return Lock(
         kind,
         source.path,
@@ -76,7 +77,9 @@ def _check(path: str, wanted: tuple[str, ...], known: object, what: str) -> None
             )
 
 
-def _pinned(where: str, line: int, package: Package, index_names: Mapping[str, str]) -> Pinned:
+def _pinned(
+    source: LockSource, where: str, line: int, package: Package, index_names: Mapping[str, str]
+) -> Pinned:
     """A package; what cannot be installed from the commit and an index alone is its problem, told if it is chosen."""
     problem, url, commit, version = "", "", "", str(package.version or "")
     files: tuple[File, ...] = ()
@@ -89,7 +92,8 @@ def _pinned(where: str, line: int, package: Package, index_names: Mapping[str, s
         else:
             commit, problem = vcs.told(where, package.name, told.url, told.commit_id, told.subdirectory or "")
     elif package.directory is not None:
-        problem = f"{where}: {package.name} comes from the folder {package.directory.path}"
+        path = posixpath.join(package.directory.path, package.directory.subdirectory or "")
+        commit, problem = local.told(source, where, package.name, path)
     elif package.archive is not None:
         archive = package.archive
         if archive.url is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import LockError, at_line
+from orchestrator.locks import local
 from orchestrator.locks.pinned import Lock, Pinned, index_of, normal_name, shown
 from orchestrator.locks.source import LockSource, location
 
@@ -72,8 +73,8 @@ def read(source: LockSource) -> Lock:
         )
     if loose and (commits := [package.name for package in found.packages if package.vcs]):
         raise LockError(
-            f"{source.path}: {', '.join(commits)} comes from a commit, and other lines are to be resolved",
-            hint="pin those lines: what a commit needs is not known before it is built",
+            f"{source.path}: {', '.join(commits)} is built from source, and other lines are to be resolved",
+            hint="pin those lines: what it needs is not known before it is built",
         )
     bare = [package for package in found.packages if not package.hashes]
     if found.hashes_required and bare:
@@ -115,6 +116,8 @@ def _file(found: _Reading, path: str, content: bytes, *, constraint: bool) -> No
             found.notes.append(f"{where}: the project itself is left out: its code is in the image")
         elif constraint:
             _constraint(found, where, number, line)
+        elif line[0] in "." or ("/" in line.partition(";")[0] and ":" not in line.partition(";")[0]):
+            found.packages.append(_folder(found.source, where, number, line))
         else:
             pinned = _pinned(path, where, number, line)
             if pinned is None:
@@ -144,6 +147,8 @@ def _option(found: _Reading, path: str, where: str, line: str, constraint: bool)
         pinned = _pinned(path, where, int(where.rpartition(":")[2]), value)
         assert pinned is not None
         found.packages.append(pinned)
+    elif word == "--editable" and local.path_in(value) is not None and not constraint:
+        found.packages.append(_folder(found.source, where, int(where.rpartition(":")[2]), value))
     elif word == "--index-url":
         found.index = location(where, value)
     elif word == "--extra-index-url":
@@ -154,6 +159,20 @@ def _option(found: _Reading, path: str, where: str, line: str, constraint: bool)
         found.hashes_required = True
     elif word not in _WITHOUT_EFFECT:
         raise LockError(f"{where}: not supported in a lock: {shown(line)}", hint=_instead_of(word))
+
+
+def _folder(source: LockSource, where: str, number: int, line: str) -> Pinned:
+    """A package in a folder of the commit: its code does not change, so editable or not makes no difference."""
+    parts = local.path_in(line)
+    if parts is None:
+        raise LockError(
+            f"{where}: not a folder of the project: {shown(line)}",
+            hint="write it as ./folder, or name==version",
+        )
+    path, extras, marker = parts
+    name = local.name_of(source, where, path)
+    form = local.spelled(source, where, name, path)
+    return Pinned(name, "", extras, marker, (), number, build=True, vcs=form)
 
 
 def _is_project(source: LockSource, value: str) -> bool:

@@ -26,9 +26,16 @@ def _nothing(path: str) -> bytes | None:
     return None
 
 
+def _holds_nothing(folder: str) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class LockSource:
-    """A lock file of a commit, and what the settings say of it; ``read`` gives None for what is not committed."""
+    """A lock file of a commit, and what the settings say of it; ``read`` gives None for what is not committed.
+
+    ``held`` gives a digest of all that a folder of the project has in the commit, empty where that is nothing.
+    """
 
     path: str
     content: bytes
@@ -36,6 +43,7 @@ class LockSource:
     unpinned: str = "refuse"
     read: Callable[[str], bytes | None] = field(default=_nothing)
     paths: Sequence[str] = ()
+    held: Callable[[str], str] = field(default=_holds_nothing)
 
     @property
     def folder(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import LockError
 from orchestrator.locks import pylock, uv_fresh
-from orchestrator.locks.pinned import MAIN, Lock, own_groups
+from orchestrator.locks.pinned import MAIN, Lock, normal_name, own_groups
 from orchestrator.locks.source import LockSource, Table, toml
 from orchestrator.process import ProgramMissing, run
 
@@ -18,7 +18,7 @@ REFRESH = "uv lock"
 # nothing of the host decides: no settings, no cache, no network, no interpreter
 _EXPORT = (
     *("export", "--quiet", "--frozen", "--offline", "--no-config", "--no-cache", "--no-python-downloads"),
-    *("--no-header", "--no-default-groups", "--no-emit-workspace", "--format", "pylock.toml"),
+    *("--no-header", "--no-default-groups", "--no-emit-project", "--format", "pylock.toml"),
 )
 
 
@@ -33,7 +33,8 @@ def read(source: LockSource) -> Lock:
     names = {str(each["url"]).rstrip("/"): str(each.get("name", "")) for each in indexes if "url" in each}
     plain = replace(source, groups=(MAIN,))  # the exporter has chosen already
     lock = pylock.of_table(plain, toml(f"uv's export of {source.path}", exported), "uv", [], names)
-    own = sorted(str(each["name"]) for each, _ in members.values())
+    built = {package.name for package in lock.packages}
+    own = sorted(name for each, _ in members.values() if normal_name(name := str(each["name"])) not in built)
     note = f"{source.path}: {', '.join(own)} left out: the project's own code is in the image"
     return replace(lock, notes=(*lock.notes, *([note] if own else [])))
 

@@ -75,8 +75,10 @@ def _refuse(name: str) -> NoReturn:
 class KnownBases(Bases):
     """Bases as they are known here."""
 
-    def __init__(self, engine: Engine, library: Library, project: Project, reporter: Reporter) -> None:
-        super().__init__(engine, library, project.folder, reporter)
+    def __init__(
+        self, engine: Engine, library: Library, project: Project, reporter: Reporter, wanted: str
+    ) -> None:
+        super().__init__(engine, library, project.folder, reporter, wanted=wanted)
         self._shelf = _KnownShelf(engine, library, reporter)
 
 
@@ -95,7 +97,7 @@ def foresee(
     taken = snapshot.take(project.folder, allow_dirty=settings.dirty == "snapshot")
     locked = of_snapshot(taken, settings.environment)
     inputs = tuple((written, version.resolve(store, written).digest) for written in config.inputs)
-    bases = KnownBases(engine, library, project, reporter)
+    bases = KnownBases(engine, library, project, reporter, wanted=settings.platform)
     try:
         base = bases.resolve(settings.base, bases.platform())
     except NotMade as error:

@@ -1,4 +1,4 @@
-"""What this machine keeps and no kept run needs: images in the engine, layers in the machine's cache.
+"""What this machine keeps and no kept run needs: images and volumes in the engine, layers in the machine's cache.
 
 All of it comes back by itself when it is needed (from the store, or built again), so a wrong guess costs time only.
 The machine's cache serves other projects too: what they used lately is told by the time of last access.
@@ -18,6 +18,7 @@ from orchestrator.ports import Engine, Store
 from orchestrator.store.folder import FolderStore
 from orchestrator.upkeep.reach import hexes, payload
 
+VOLUMES = "mirage-"
 KINDS = ("run", "env", "base")
 _REMEMBERED = 90 * 24 * 3600.0
 
@@ -53,6 +54,15 @@ def images(
                 found.diff_ids and found.diff_ids[-1].removeprefix("sha256:") in wanted
             ):
                 yield Image(name, size)
+
+
+def volumes(
+    engine: Engine, older_than: float, unused_for: Callable[[str], float]
+) -> Iterator[tuple[str, int]]:
+    """The installer's caches of ours that served no build for that long, and their bytes. Raises EngineError."""
+    for name, size in engine.idle_volumes(VOLUMES):
+        if unused_for(f"volume-{name}") >= older_than:
+            yield name, size
 
 
 def layers(cache: FolderStore, wanted: set[str], older_than: float) -> Iterator[tuple[Digest, int]]:
