@@ -25,6 +25,7 @@ from orchestrator.digest import Digest, of_bytes
 from orchestrator.engine_values import ContainerSpec
 from orchestrator.errors import EngineError, ImageError, LockError
 from orchestrator.image import builder, environment, loading
+from orchestrator.image.abandoned import BUILDER_LABEL
 from orchestrator.image.environment import Environment
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
@@ -103,7 +104,7 @@ def builders(place: Library) -> list[str]:
     """The builders of one library."""
     return [
         found.id
-        for found in engine().find(builder.BUILDER_LABEL)
+        for found in engine().find(BUILDER_LABEL)
         if ("flow.mirage.builder-owner", place.cache_id) in found.labels
     ]
 
@@ -495,7 +496,7 @@ def test_a_builder_at_work_and_those_of_other_machines_are_left_alone(
     place: Library, tmp_path: Path, volume: str
 ) -> None:
     def left_over(owner: str, seconds: str) -> str:
-        labels = ((builder.BUILDER_LABEL, "0" * 64), ("flow.mirage.builder-owner", owner))
+        labels = ((BUILDER_LABEL, "0" * 64), ("flow.mirage.builder-owner", owner))
         container = engine().create(
             ContainerSpec(image=python_base().tag, argv=("sleep", seconds), labels=labels)
         )

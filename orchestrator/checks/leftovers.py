@@ -41,7 +41,7 @@ def of_engine(engine: Engine, library: Library, runs: Path, opened: frozenset[st
     builds that died. Raises EngineError.
     """
     from orchestrator.executors.local_docker import RUN_LABEL
-    from orchestrator.image.builder import BUILDER_LABEL, is_abandoned
+    from orchestrator.image.abandoned import BUILDER_LABEL, is_abandoned
 
     lost, strange = [], []
     for found in engine.find(RUN_LABEL):

@@ -6,10 +6,9 @@ provably absent from the layer.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from orchestrator.digest import Digest, hex_of
 from orchestrator.engine_values import ContainerSpec, Tmpfs
 from orchestrator.errors import ImageError, LockError
 from orchestrator.image import installer, logins, wheel_bank, wheels
+from orchestrator.image.abandoned import BUILDER_LABEL, OWNER_LABEL, is_abandoned
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.installer import Batch
@@ -33,9 +33,7 @@ from orchestrator.locks.lock import parse as parse_lock
 from orchestrator.locks.pinned import Lock, Pinned
 from orchestrator.ports import Engine, Reporter
 
-BUILDER_LABEL = "flow.mirage.builder"
 CACHE_VOLUME = "mirage-uv-cache"
-_OWNER_LABEL = "flow.mirage.builder-owner"
 _LONGEST = "86400"  # seconds that a builder lives when nobody ends it
 _PLAIN = (("LC_ALL", "C.UTF-8"), ("PYTHONHASHSEED", "0"))
 _HERE = Path(__file__).parent
@@ -186,7 +184,7 @@ class Builder:
         """
         for found in self.engine.find(BUILDER_LABEL):
             labels = dict(found.labels)
-            mine = labels.get(_OWNER_LABEL) == self.library.cache_id
+            mine = labels.get(OWNER_LABEL) == self.library.cache_id
             own = mine and labels.get(BUILDER_LABEL) == hex_of(key)
             if found.status == "exited" or own or is_abandoned(self.library, labels):
                 self.engine.remove(found.id)
@@ -201,7 +199,7 @@ class Builder:
             ContainerSpec(
                 image=image_id,
                 argv=("sleep", _LONGEST),
-                labels=((BUILDER_LABEL, hex_of(key)), (_OWNER_LABEL, self.library.cache_id)),
+                labels=((BUILDER_LABEL, hex_of(key)), (OWNER_LABEL, self.library.cache_id)),
                 user="0:0",
                 network=self._network,
                 read_only=False,
@@ -387,16 +385,3 @@ class Builder:
                 writer.write(piece)
             digest, size = writer.commit()
         return Layer(digest, size, "mirage environment")
-
-
-def is_abandoned(library: Library, labels: Mapping[str, str]) -> bool:
-    """Whether a builder's labels say that it is of this cache and nobody holds the lock of its key any more."""
-    key = labels.get(BUILDER_LABEL, "")
-    if labels.get(_OWNER_LABEL) != library.cache_id:
-        return False
-    try:
-        with library.lock_path(f"env-{key}").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
