@@ -87,17 +87,16 @@ def of_store(store: Store) -> Iterator[Finding]:
 
     if isinstance(store, S3Store):
         yield from _of_bucket(store)
-        store = store.local
-    if not isinstance(store, FolderStore):
-        return
-    count, size = store.sweep(_STALE, pretend=True)
-    if count:
-        yield Finding(
-            "staging",
-            WARN,
-            f"{count} file(s), {readable_size(size)}, were left by writers that died more than a day ago",
-            f"they go by themselves after a week; sooner: rm {Path(store.location) / 'staging'}/*, while nothing runs",
-        )
+    here = store.local if isinstance(store, S3Store) else store
+    if isinstance(here, FolderStore):
+        count, size = here.sweep(_STALE, pretend=True)
+        if count:
+            yield Finding(
+                "staging",
+                WARN,
+                f"{count} file(s), {readable_size(size)}, were left by writers that died more than a day ago",
+                f"they go by themselves after a week; sooner: rm {Path(here.location) / 'staging'}/*, while nothing runs",
+            )
     dead = [
         key.rpartition("/")[2][:12]
         for key, age in store.ages("gc/session/")
@@ -129,13 +128,13 @@ def _of_bucket(store: object) -> Iterator[Finding]:
             f"{waiting} thing(s) wait on this machine for the bucket",
             "mirage artifact push --pending",
         )
-    count, _ = store.sweep(_STALE, pretend=True)
+    count, size = store.sweep(_STALE, pretend=True)
     if count:
         yield Finding(
             "uploads",
             WARN,
-            f"{count} upload(s) of several parts were begun more than a day ago and never ended",
-            "Mirage aborts them after a while; a rule AbortIncompleteMultipartUpload of the bucket does so for all",
+            f"{count} thing(s), {readable_size(size)}, were left in the bucket by uploads that died more than a day ago",
+            "mirage gc removes them",
         )
 
 
