@@ -5,6 +5,7 @@ Owns the environment that every run gets. Opens and changes nothing.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, cast
 
@@ -94,6 +95,7 @@ def plan_of(
     definition = cast("dict[str, Any]", _definition(request, prepared, executor.sandbox(spec)))
     link: Json = None if retry_of is None else {"run": retry_of[0], "record": retry_of[1]}
     definition["internalParameters"]["retryOf"] = link
+    definition["internalParameters"].update(provenance.user_of(os.environ))
     return Plan(
         run_id=spec.run_id,
         store=store,

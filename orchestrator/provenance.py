@@ -7,6 +7,7 @@ described in docs/buildtypes/run/v1.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import orchestrator
@@ -14,6 +15,7 @@ from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of
 from orchestrator.engine_values import EngineInfo
+from orchestrator.errors import ConfigError
 from orchestrator.image.oci import timestamp
 from orchestrator.ports import Sandbox
 
@@ -22,6 +24,7 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://mirage.flow/buildtypes/run/v1"
 BUILDER = "https://mirage.flow/builders/{executor}/v1"
 RESULT_SCHEMA = "mirage-run/1"
+_LONGEST_NAME = 128
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -36,6 +39,17 @@ def dependency(
     if annotations:
         found["annotations"] = annotations
     return found
+
+
+def user_of(environment: Mapping[str, str]) -> dict[str, Json]:
+    """Who says to have begun a run: MIRAGE_USER, and nothing where it is not set. Raises ConfigError.
+
+    Never the machine's own name of somebody: a record goes further than its author may think.
+    """
+    name = environment.get("MIRAGE_USER", "").strip()
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ConfigError(f"MIRAGE_USER: expected a name of at most {_LONGEST_NAME} characters, on one line")
+    return {"user": name} if name else {}
 
 
 def sha256(digest: Digest) -> dict[str, str]:

@@ -127,9 +127,11 @@ class Project:
         found: dict[str, Any] = json.loads(out)
         return found
 
-    def refused(self, *words: str, code: int, program: str = "mirage-run") -> str:
+    def refused(
+        self, *words: str, code: int, program: str = "mirage-run", env: Mapping[str, str] | None = None
+    ) -> str:
         """Run something that must be refused with ``code``; gives stderr."""
-        out, err, got = self.ended(self.start(*words, program=program))
+        out, err, got = self.ended(self.start(*words, program=program, env=env))
         assert got == code, f"exit code {got}, expected {code}\n{err}\n{out}"
         assert "Traceback" not in err
         return err

@@ -378,7 +378,8 @@ def test_the_build_type_has_its_page() -> None:
     assert record()["predicate"]["buildDefinition"]["buildType"] == provenance.BUILD_TYPE
 
 
-def test_the_parameters_of_the_page_are_those_of_a_record() -> None:
+def test_the_parameters_of_the_page_are_those_of_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRAGE_USER", "alice")  # without it there is no `user`
     built = record()["predicate"]["buildDefinition"]
     assert first_names(section(PAGE, "## buildDefinition.externalParameters")) == set(
         built["externalParameters"]

@@ -48,7 +48,8 @@ class Story:
         self.project.write("src/a.py", "A = 2\n")
         self.project.write("src/b.py", "B = 1\n")
         words = ("--snapshot", "--set", "training.accuracy=0.91", "--set", "training.lr=0.01")
-        self.dirty = self.project.run(*words, config="configs/train.yaml")
+        alice = {"MIRAGE_USER": "Alice B."}
+        self.dirty = self.project.run(*words, config="configs/train.yaml", env=alice)
         self.later = self.project.commit()
 
 
@@ -107,6 +108,29 @@ def test_ls_says_what_was_misspelt(story: Story) -> None:
         "accuracy (did you mean metrics.accuracy or config.training.accuracy?)" in err
         and "config.training.lr" in err
     )
+
+
+def test_who_began_a_run_is_a_field_where_they_gave_a_name(story: Story, tmp_path: Path) -> None:
+    project, dirty = story.project, story.dirty["run_id"]
+    assert ids(story, "--where", "user ~ Alice*") == [dirty]
+    assert ids(story, "--where", "user = null") == [
+        each["run_id"] for each in (story.same, story.train, story.data)
+    ]
+    assert "Alice B." in project.mirage("ls").splitlines()[1] and "Alice B." in project.mirage("show", dirty)
+    assert project.asked("verify", dirty)["verdict"] == "ok"
+    assert (
+        "user" not in project.mirage("ls", "--limit", "1", "--where", "user = null").splitlines()[0].split()
+    )
+    err = project.refused("--config", "configs/train.yaml", "--snapshot", code=2, env={"MIRAGE_USER": "a\nb"})
+    assert "MIRAGE_USER" in err
+    assert ids(story)[0] == dirty, "no run began"
+    project.mirage("export", dirty, "--format", "ro-crate", "-o", str(tmp_path / "crate"))
+    graph = json.loads((tmp_path / "crate" / "ro-crate-metadata.json").read_text())["@graph"]
+    (action,) = (each for each in graph if each["@type"] == "CreateAction")
+    assert {"@id": "#user", "@type": "Person", "name": "Alice B."} in graph and action["agent"] == {
+        "@id": "#user"
+    }
+    assert judge("ro-crate", [tmp_path / "crate"]) == {tmp_path / "crate": []}
 
 
 def test_a_snapshot_is_shown_as_the_commit_that_it_became(story: Story) -> None:
@@ -292,7 +316,6 @@ def test_long_values_are_told_apart_where_they_differ(story: Story) -> None:
 def test_explain_foresees_the_keys_of_a_run_and_builds_nothing(story: Story) -> None:
     project = story.project
     change = f"training.lr=0.{secrets.randbits(60)}"  # the machine remembers images of earlier days
-    images = {item["Id"] for item in engine().images(all=True)}
     foreseen = keys(project.asked("explain", "--config", "configs/train.yaml", "--set", change))
     assert foreseen["env"]["state"] == "hit"
     assert foreseen["image"]["state"] == foreseen["run"]["state"] == "miss"
@@ -300,7 +323,8 @@ def test_explain_foresees_the_keys_of_a_run_and_builds_nothing(story: Story) -> 
     assert "config" in differing
     (config,) = (d for d in foreseen["run"]["nearest"]["differences"] if d["component"] == "config")
     assert "training.lr" in [each["name"] for each in config["inside"]]
-    assert {item["Id"] for item in engine().images(all=True)} <= images
+    label = {"label": f"flow.mirage.image-key={foreseen['image']['key']}"}
+    assert engine().images(filters=label) == []
     text = project.mirage("explain", "--config", "configs/train.yaml", "--set", change)
     assert "nearest" in text and "it would be built" in text
     ran = project.run("--set", change, config="configs/train.yaml")

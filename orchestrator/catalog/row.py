@@ -131,6 +131,7 @@ class Row:
             "config": external["configPath"],
             "config_digest": internal["configHash"],
             "overrides": external["overrides"],
+            "user": internal.get("user"),
             "branch": str(external.get("ref") or "").removeprefix("refs/heads/") or None,
             "commit": source["digest"]["gitCommit"],
             "tree": source["digest"]["gitTree"],

@@ -28,6 +28,7 @@ _KNOWN = (
     "status",
     "exit_code",
     "reason",
+    "user",
     "branch",
     "inputs",
     "outputs",
@@ -233,6 +234,7 @@ def _print_table(place: Workplace, lines: Sequence[Line]) -> None:
             "run": str(told["run_id"]),
             "started": local_time(str(started)) if started else "-",
             "status": str(told["status"]),
+            "user": str(told.get("user") or "-"),
             "config": str(told.get("config") or "-"),
             "branch": str(told.get("branch") or "-"),
             "commit": later[line.run_id][:10] if line.run_id in later else commit,
@@ -243,7 +245,7 @@ def _print_table(place: Workplace, lines: Sequence[Line]) -> None:
         }
         rows.append({name: plain(cell) for name, cell in cells.items()})
     # A column that says nothing of any run takes no room.
-    told_of_few = ("tags", "verdict", "signer")
+    told_of_few = ("user", "tags", "verdict", "signer")
     names = [name for name in rows[0] if name not in told_of_few or any(row[name] != "-" for row in rows)]
     print_table(names, [[row[name] for name in names] for row in rows])
 

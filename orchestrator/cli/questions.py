@@ -81,6 +81,7 @@ def _show(
     lines: list[tuple[str, str]] = [
         ("status", f"{told['status']}{reason}"),
         ("started", f"{local_time(str(told['started']))}, took {told['seconds']} s"),
+        *([("user", plain(str(told["user"])))] if told["user"] else []),
         ("project", f"{told['project']} ({source.get('uri', '')})"),
         ("commit", f"{told['commit']} on {told['branch'] or 'no branch'}{snapshot}"),
         ("tree", str(told["tree"])),

@@ -120,7 +120,7 @@ def reproduce(
         summary=verdicts.summary_of(judged, failed=failed),
         verdicts=tuple(judged),
         first=difference,
-        sources=tuple(sources.probable(first, runs[0], difference, repeat)),
+        sources=tuple(sources.probable(first, runs[0], difference, repeat, place.store)),
         image=image,
         tolerance=tolerance,
     )

@@ -103,6 +103,8 @@ def _tags(run: Subject) -> Iterator[tuple[str, Any]]:
     told = run.told
     yield "mlflow.runName", run.run_id
     yield "mlflow.source.git.commit", told["commit"]
+    if told["user"]:
+        yield "mlflow.user", told["user"]
     yield "mlflow.source.name", told["workflow"]
     yield "mlflow.source.type", "PROJECT"
     if told["branch"]:

@@ -266,6 +266,9 @@ class _Crate:
         }
         if variables:
             action["environment"] = variables
+        if told["user"]:
+            self._add({"@id": "#user", "@type": "Person", "name": told["user"]})
+            action["agent"] = _ref("#user")
         if not done:
             action["error"] = str(told["reason"] or told["status"])
         return action

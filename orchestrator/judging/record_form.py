@@ -97,9 +97,11 @@ _INTERNAL = fields(
             }
         ),
         "sandbox": _SANDBOX,
+        "user": text(r"[^\x00-\x1f\x7f]{1,128}", "a name"),
     },
-    # of records from before runs were made again, and from before it was said where an environment came from
-    absent=("retryOf", "environment"),
+    # of records from before runs were made again, and from before it was said where an environment came from; where
+    # nobody gave a name
+    absent=("retryOf", "environment", "user"),
 )
 
 

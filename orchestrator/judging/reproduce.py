@@ -5,6 +5,7 @@ The new run has a record of its own that names the original; what it saves takes
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any, cast
@@ -179,6 +180,8 @@ def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Pl
     internal = definition["internalParameters"]
     internal["reproduces"] = {"run": record.run_id, "record": record.digest}
     internal["retryOf"] = None
+    internal.pop("user", None)
+    internal.update(provenance.user_of(os.environ))
     internal["sandbox"] = provenance.sandbox_json(services.executor.sandbox(spec))
     dependencies = {item["name"]: item for item in definition["resolvedDependencies"]}
     dependencies["image"]["annotations"]["engineId"] = found.engine_id

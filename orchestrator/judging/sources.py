@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
+from orchestrator import canonical
+from orchestrator.artifacts.version import read_verified
+from orchestrator.errors import MirageError
 from orchestrator.judging.judgement import Made, Verdict
 from orchestrator.judging.record import Record, sha256_of
+from orchestrator.ports import Store
 from orchestrator.sizes import readable_size
 
+_SHOWN = 5
 _SLACK = 5.0  # seconds around a run in which a number that looks like a time is one
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?|\b\d\d:\d\d:\d\d\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -31,11 +36,11 @@ _WORDS = {
 }
 
 
-def probable(original: Made, again: Made, first: Verdict | None, repeats: int) -> list[str]:
-    """The likely sources, the likeliest first; empty where nothing differs."""
+def probable(original: Made, again: Made, first: Verdict | None, repeats: int, store: Store) -> list[str]:
+    """The likely sources, the likeliest first; empty where nothing differs. ``store`` has what was installed."""
     if first is None:
         return []
-    found = [*_looks(original, again, first), *_environment(original.record, again.record)]
+    found = [*_looks(original, again, first), *_environment(original.record, again.record, store)]
     found += _itself(first, repeats)
     found += _hardware(original.record, again.record)
     found += _settings(original.record)
@@ -74,16 +79,56 @@ def _seconds(stamp: str) -> float:
     return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
 
 
-def _environment(original: Record, again: Record) -> Iterator[str]:
+def _environment(original: Record, again: Record, store: Store) -> Iterator[str]:
     """A rebuilt image that came out otherwise, by its parts."""
     if _digest(original, "image") == _digest(again, "image"):
         return
     if _digest(original, "base-image") != _digest(again, "base-image"):
         yield "a drifted base: it was built again and came out otherwise"
     elif original.byproduct("environment.json") != again.byproduct("environment.json"):
-        yield "a rebuilt environment: its installed packages came out otherwise"
+        yield _packages(_installed(original, store), _installed(again, store))
     else:
         yield "a rebuilt image: its digest came out otherwise"
+
+
+def _packages(old: dict[str, tuple[str, str]] | None, new: dict[str, tuple[str, str]] | None) -> str:
+    """What differs between two environments: versions that nothing pinned, or other files under one version."""
+    unknown = "a rebuilt environment: its installed packages came out otherwise"
+    if old is None or new is None:
+        return unknown
+    moved = [
+        f"{name} {old.get(name, ('none',))[0]} became {new.get(name, ('none',))[0]}"
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name, ("",))[0] != new.get(name, ("",))[0]
+    ]
+    if moved:
+        return f"an unpinned package: {_few(moved)}"
+    other = [f"{name} {old[name][0]}" for name in old if name in new and old[name] != new[name]]
+    if other:
+        return (
+            f"an unpinned package: {_few(other)} came with other files under the same version (a hash in the lock pins "
+            "a wheel; what is compiled on the spot may come out otherwise)"
+        )
+    return unknown
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _installed(record: Record, store: Store) -> dict[str, tuple[str, str]] | None:
+    """Of each installed package its version and the digest of its list of files; None where that cannot be read."""
+    digest = record.byproduct("environment.json")
+    try:
+        packages = [] if digest is None else canonical.decode(read_verified(store, digest))
+    except (MirageError, ValueError):
+        return None
+    return {
+        str(item["name"]): (str(item.get("version")), str(item.get("record")))
+        for item in (packages if isinstance(packages, list) else ())
+        if isinstance(item, dict) and "name" in item
+    }
 
 
 def _digest(record: Record, name: str) -> str:
