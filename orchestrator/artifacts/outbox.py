@@ -67,7 +67,8 @@ class Outbox:
     """One run's outbox; ``poll`` may be called any number of times, by one process at a time.
 
     ``published`` is told of each version before the workflow is; ``before`` is what an earlier process,
-    now dead, had been told: it is answered again and not taken again. What a run saves and a store that
+    now dead, had been told: it is answered again and not taken again; ``again`` says that there was such a
+    process, which may have published more than it came to tell. What a run saves and a store that
     is away cannot take is kept on this machine, and published by ``settle``.
     """
 
@@ -80,6 +81,7 @@ class Outbox:
         *,
         published: Callable[[int, Version], None] | None = None,
         before: Iterable[tuple[int, Version]] = (),
+        again: bool = False,
         guard: Guard = NO_GUARD,
     ) -> None:
         self._folder = folder
@@ -88,6 +90,8 @@ class Outbox:
         self._reporter = reporter
         self._published = published
         self._before = dict(before)
+        self._again = again
+        self._tried: set[int] = set()
         self.guard = guard
         self._seen: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
@@ -263,7 +267,9 @@ class Outbox:
 
     def _keep(self, store: Store, n: int, manifest: Manifest, version: str | None) -> Version:
         """Give an artifact its id."""
-        return publish(store, manifest, version, self._run_id, attempt=self._attempt(n))
+        again = self._again or n in self._tried
+        self._tried.add(n)
+        return publish(store, manifest, version, self._run_id, attempt=self._attempt(n), again=again)
 
     def _attempt(self, n: int) -> str | None:
         """What names a save of a run; plain sessions share one run id, so there a number names none."""
