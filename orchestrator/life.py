@@ -75,10 +75,7 @@ def open_outbox(
         withheld.restore(lines)
         return withheld
     before = [(int(line["n"]), load(store, parse_artifact(str(line["id"])))) for line in lines]
-    again = any(line.get("event") == "adopt" for line in told)
-    return Outbox(
-        place, store, run_id, reporter, published=published, guard=guard, before=before, again=again
-    )
+    return Outbox(place, store, run_id, reporter, published=published, guard=guard, before=before)
 
 
 class Follower:

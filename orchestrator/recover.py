@@ -147,6 +147,7 @@ class Recovery:
             self._reporter,
             Guard(redactor, self._outputs),
         )
+        outbox.again = True  # the dead process may have published more than it came to tell
         with LogSpool(folder / "log.adopted") as spool:
             end = self._end(handle, planned, lines, journal, outbox, spool, redactor)
         sealed = life.seal(

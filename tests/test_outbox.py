@@ -409,7 +409,8 @@ def test_a_successor_finds_what_the_journal_never_heard_of(run: Run, others: int
         run.ready(n)
     for n in range(elsewhere):  # and other runs that publish under it before anybody recovers this one
         publish(run.store, manifest(run.store, text=f"other {n}"), None, "another run")
-    successor = run.outbox(again=True)
+    successor = run.outbox()
+    successor.again = True
     assert successor.poll() == 1 + others
     assert run.done(9)["id"] == "dataset:data:v1"
     count = 1 + others + elsewhere

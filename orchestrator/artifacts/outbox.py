@@ -67,8 +67,7 @@ class Outbox:
     """One run's outbox; ``poll`` may be called any number of times, by one process at a time.
 
     ``published`` is told of each version before the workflow is; ``before`` is what an earlier process,
-    now dead, had been told: it is answered again and not taken again; ``again`` says that there was such a
-    process, which may have published more than it came to tell. What a run saves and a store that
+    now dead, had been told: it is answered again and not taken again. What a run saves and a store that
     is away cannot take is kept on this machine, and published by ``settle``.
     """
 
@@ -81,7 +80,6 @@ class Outbox:
         *,
         published: Callable[[int, Version], None] | None = None,
         before: Iterable[tuple[int, Version]] = (),
-        again: bool = False,
         guard: Guard = NO_GUARD,
     ) -> None:
         self._folder = folder
@@ -90,9 +88,8 @@ class Outbox:
         self._reporter = reporter
         self._published = published
         self._before = dict(before)
-        self._again = again
-        self._tried: set[int] = set()
         self.guard = guard
+        self.again = False  # whether a save may have been tried before, by a dead process or by us, and not been told of
         self._seen: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
@@ -167,7 +164,7 @@ class Outbox:
             if error.away and n in self._made and self._attempt(n):
                 self._defer(answer, n, error)
             elif isinstance(error.__cause__, OSError) and not give_up:
-                self.guard.counted = counted
+                self.guard.counted, self.again = counted, True
                 raise  # no space, or an I/O error of the store: not the workflow's fault, and may pass
             else:
                 self.guard.counted = counted
@@ -267,9 +264,7 @@ class Outbox:
 
     def _keep(self, store: Store, n: int, manifest: Manifest, version: str | None) -> Version:
         """Give an artifact its id."""
-        again = self._again or n in self._tried
-        self._tried.add(n)
-        return publish(store, manifest, version, self._run_id, attempt=self._attempt(n), again=again)
+        return publish(store, manifest, version, self._run_id, attempt=self._attempt(n), again=self.again)
 
     def _attempt(self, n: int) -> str | None:
         """What names a save of a run; plain sessions share one run id, so there a number names none."""

@@ -74,9 +74,9 @@ MUTATIONS = {
         {"MIRAGE_STRESS_POINTS": "after name log/"},
     ),
     "a killed save is not known again": Mutation(
-        "orchestrator/life.py",
-        "before=before, again=again\n",
-        "before=before\n",
+        "orchestrator/recover.py",
+        "        outbox.again = True  # the dead process may have published more than it came to tell\n",
+        "",
         PHASES,
         {"MIRAGE_STRESS_POINTS": "before line published"},
         says="duplicates: ",
