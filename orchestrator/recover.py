@@ -18,7 +18,7 @@ from orchestrator import journal as journals
 from orchestrator.artifacts.guard import Guard
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.digest import parse_digest
-from orchestrator.ends import End
+from orchestrator.ends import End, with_inputs
 from orchestrator.errors import ConfigError, Interrupted, MirageError
 from orchestrator.executors.reconnecting import ended
 from orchestrator.interrupts import Interrupts
@@ -152,7 +152,7 @@ class Recovery:
             end = self._end(handle, planned, lines, journal, outbox, spool, redactor)
         sealed = life.seal(
             planned,
-            end,
+            with_inputs(end, self._executor, run_id, self._reporter),
             store=self._store,
             outbox=outbox,
             spool=spool,
