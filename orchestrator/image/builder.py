@@ -17,8 +17,8 @@ from typing import Any
 
 from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of
-from orchestrator.engine_values import ContainerSpec, Tmpfs, disk_full
-from orchestrator.errors import EngineError, ImageError, LockError
+from orchestrator.engine_values import ContainerSpec, Tmpfs
+from orchestrator.errors import ImageError, LockError
 from orchestrator.image import installer, logins, wheel_bank, wheels
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
@@ -351,11 +351,7 @@ class Builder:
         """Run a program in the builder. Raises ImageError where it fails."""
         code, output = self._run(container, argv, env)
         if code != 0:
-            said = installer.tail(self._hide(output))
-            message = f"{argv[0].rpartition('/')[2]} failed in the builder (exit code {code}):\n{said}"
-            if (full := disk_full(said)) is not None:
-                raise EngineError(message, hint=full)
-            raise ImageError(message)
+            raise installer.broken(argv[0], code, self._hide(output))
         return output
 
     def _run(self, container: str, argv: tuple[str, ...], env: installer.Env) -> tuple[int, str]:

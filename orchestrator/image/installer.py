@@ -136,6 +136,14 @@ def program() -> bytes:
     return Path(uv.find_uv_bin()).read_bytes()
 
 
+def broken(program: str, code: int, output: str) -> MirageError:
+    """What it means that another program failed in the builder."""
+    text = tail(output)
+    message = f"{program.rpartition('/')[2]} failed in the builder (exit code {code}):\n{text}"
+    full = disk_full(text)
+    return ImageError(message) if full is None else EngineError(message, hint=full)
+
+
 def failure(lock: Lock, base: Base, output: str) -> MirageError:
     """What uv's complaint about a lock means."""
     text = tail(output)
