@@ -32,7 +32,7 @@ services: venv tools  ## the image and the keys of a team's store and registry, 
 stress: venv test-tools  ## the slow and violent tests
 	@$(PYTHON) scripts/packages.py ceph-mon ceph-osd radosgw
 	@$(IN_VENV) uv pip install --quiet --python .venv/bin/python 'atheris>=3,<4'
-	@$(ENGINE) exec -- $(IN_VENV) env MIRAGE_STRESS_TABLE=build/stress.json pytest -m stress tests/stress \
+	@$(ENGINE) exec -- $(IN_VENV) env MIRAGE_STRESS_TABLE=build/stress.jsonl pytest -m stress tests/stress \
 		-n auto --maxprocesses 4 --dist load
 
 bench: venv test-tools  ## the measurements behind the figures in docs

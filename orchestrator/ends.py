@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.ports import Ended
+from orchestrator.ports import Ended, Executor, Reporter
 
 DAEMON_RESTART = "daemon_restart"
 DISK = "disk: "  # what the reason of a run begins with that was ended since it filled the disk
@@ -16,13 +16,14 @@ class End:
     """How following ended: the engine's word (None: the container is gone) and why we stopped it, if we did.
 
     ``trouble`` is what kept the workflow from being started, where that was not the user; ``by`` is who stopped it,
-    where that is known: the name of a signal, or of a user.
+    where that is known: the name of a signal, or of a user. ``changed`` are the inputs that somebody wrote to meanwhile.
     """
 
     ended: Ended | None
     stopped: str | None  # "interrupt" | "timeout" | "cancel" | "never-started" | "before-start"
     trouble: str | None = None
     by: str | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def infrastructure(self) -> bool:
@@ -32,8 +33,24 @@ class End:
         return self.trouble is not None or self.ended is None or self.ended.error == DAEMON_RESTART
 
 
+def with_inputs(end: End, executor: Executor, run_id: str, reporter: Reporter) -> End:
+    """The same end, with the inputs that are no longer what was laid out: its outputs may not come from those."""
+    changed = executor.changed_inputs(run_id) if end.ended is not None else ()
+    if changed:
+        reporter.warn(f"changed from outside while the run went on: {', '.join(changed)}; its record says so")
+    return replace(end, changed=changed)
+
+
 def classify(end: End) -> tuple[str, int | None, str | None, str | None]:
     """(status, exit code, signal, reason) of a run."""
+    status, code, name, reason = _classify(end)
+    if end.changed:
+        told = f"changed from outside while the run went on: {', '.join(end.changed)}"
+        reason = told if reason is None else f"{reason}; {told}"
+    return status, code, name, reason
+
+
+def _classify(end: End) -> tuple[str, int | None, str | None, str | None]:
     if end.trouble is not None:
         return "failed", None, None, end.trouble
     if end.stopped == "never-started":

@@ -9,6 +9,15 @@ from orchestrator.errors import EngineError
 Pairs = tuple[tuple[str, str], ...]  # names and values
 
 
+def disk_full(said: str) -> str | None:
+    """What to do where an engine, or a program in one of its containers, says that the engine's disk is full."""
+    if "no space left" not in said.lower():
+        return None
+    return (
+        "the engine's disk is full: `docker system df` tells of what, `docker system prune` frees space there"
+    )
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """What an engine says of itself."""

@@ -84,7 +84,7 @@ class Journal:
     def close(self) -> None:
         """The record is sealed: nothing is left to recover."""
         self.write("closed")
-        (self._folders.open / self._run_id).unlink(missing_ok=True)
+        _unmark(self._folders.open / self._run_id)  # where the disk fails now, `mirage recover` removes it
         self.release()
 
     def release(self) -> None:
@@ -221,7 +221,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def _unmark(marker: Path) -> None:
-    with suppress(OSError):  # on a disk that fails, what went wrong first is what is told
+    with suppress(
+        OSError
+    ):  # it is gone already; or the disk fails, and what went wrong first is what is told
         marker.unlink()
 
 

@@ -300,6 +300,9 @@ class Executor(Protocol):
     def outbox(self, run_id: str) -> Path:
         """A local folder that shows the run's outbox (a remote executor brings it here)."""
 
+    def changed_inputs(self, run_id: str) -> tuple[str, ...]:
+        """The ids of a run's inputs that somebody wrote to while it went on."""
+
     def find(self, run_id: str) -> str | None:
         """The handle of a run's container, by its label."""
 

@@ -18,7 +18,7 @@ from orchestrator import journal as journals
 from orchestrator.artifacts.guard import Guard
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.digest import parse_digest
-from orchestrator.ends import End
+from orchestrator.ends import End, with_inputs
 from orchestrator.errors import ConfigError, Interrupted, MirageError
 from orchestrator.executors.reconnecting import ended
 from orchestrator.interrupts import Interrupts
@@ -147,11 +147,12 @@ class Recovery:
             self._reporter,
             Guard(redactor, self._outputs),
         )
+        outbox.again = True  # the dead process may have published more than it came to tell
         with LogSpool(folder / "log.adopted") as spool:
             end = self._end(handle, planned, lines, journal, outbox, spool, redactor)
         sealed = life.seal(
             planned,
-            end,
+            with_inputs(end, self._executor, run_id, self._reporter),
             store=self._store,
             outbox=outbox,
             spool=spool,

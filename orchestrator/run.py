@@ -16,7 +16,7 @@ from orchestrator import journal as journals
 from orchestrator.artifacts.guard import Guard
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
-from orchestrator.ends import End, classify
+from orchestrator.ends import End, classify, with_inputs
 from orchestrator.errors import EngineError, Interrupted, MirageError, StoreError
 from orchestrator.interrupts import Interrupts, as_ctrl_c
 from orchestrator.life import Sealed
@@ -255,6 +255,7 @@ class _Attempt:
             ) from error
 
     def _sealed(self, end: End, spool: LogSpool) -> Sealed:
+        end = with_inputs(end, self._services.executor, self._run_id, self._services.reporter)
         try:
             sealed = life.seal(
                 self.plan,

@@ -21,7 +21,7 @@ os.environ["MIRAGE_SIGN_KEY"] = "none"
 def pytest_configure(config: pytest.Config) -> None:
     """The table of faults, where there is a terminal to print it on: not in a worker of pytest-xdist."""
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Table(), "mirage-faults")
+        config.pluginmanager.register(Table(os.environ.get("MIRAGE_STRESS_TABLE")), "mirage-faults")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 A test takes the fixture `counted`, names its figure and counts in it; all that was counted is summed over the tests
 (and over the processes of pytest-xdist) and printed at the end. A count of harm that is not zero fails its test.
+Where MIRAGE_STRESS_TABLE names a file, each test adds a line of JSON to it, and the table is that of the whole file: a
+long series may be run in parts. `python -m tests.figures FILE...` prints the table of such files.
 
 How much is tried is told by the environment: see "Stress" in docs/development.md.
 """
@@ -11,9 +13,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ def how_many(name: str, release: int) -> int:
 
 def dice(salt: str = "") -> random.Random:
     """Chance that can be had again: MIRAGE_STRESS_SEED (default 1), and the name of who throws."""
-    return random.Random(f"{os.environ.get(f'{_PREFIX}SEED', '1')} {salt}")
+    return random.Random(f"{seed()} {salt}")
 
 
 @dataclass
@@ -87,9 +91,12 @@ def counted(
 class Table:
     """Sums what the tests reported; a plugin of pytest, in the process that prints."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str | None = None) -> None:
+        self._place = Path(place) if place else None
         self.rows: dict[str, Counts] = {}
+        self.machines: set[str] = set()
         self._failed: set[str] = set()
+        self._said = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a test counted, which its last report carries."""
@@ -99,20 +106,39 @@ class Table:
             return
         for name, value in report.user_properties:
             if name == _PROPERTY:
-                self._add(Counts(**json.loads(str(value))), report.nodeid in self._failed)
+                counts = Counts(**json.loads(str(value)))
+                counts.failed = int(report.nodeid in self._failed)
+                self._said = True
+                if self._place is None:
+                    self._add(counts)
+                else:
+                    self._keep(self._place, counts, report.nodeid)
 
-    def _add(self, counts: Counts, failed: bool) -> None:
+    def _keep(self, place: Path, counts: Counts, test: str) -> None:
+        """At once, so that a series that is broken off keeps what it had."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        line = {**asdict(counts), "test": test, "seed": seed(), "machine": machine()}
+        with place.open("a") as sink:
+            sink.write(json.dumps(line) + "\n")
+
+    def read(self, place: Path) -> None:
+        """Add the lines of a file."""
+        for text in place.read_text().splitlines():
+            line = json.loads(text)
+            self.machines.add(line["machine"])
+            self._add(Counts(**{each.name: line[each.name] for each in fields(Counts)}))
+
+    def _add(self, counts: Counts) -> None:
         row = self.rows.setdefault(counts.figure, Counts(counts.figure))
-        for name in ("trials", *HARM, "bitten", "seconds"):
+        for name in ("trials", *HARM, "bitten", "failed", "seconds"):
             setattr(row, name, getattr(row, name) + getattr(counts, name))
-        row.failed += failed
 
     def lines(self) -> list[str]:
         """The table, as Markdown."""
         head = ("figure", "trials", *HARM, "found out", "failed tests", "time")
         names = ("trials", *HARM, "bitten", "failed")
         body = [
-            (row.figure, *(f"{getattr(row, name):,}" for name in names), f"{row.seconds:.0f} s")
+            (row.figure, *(f"{getattr(row, name):,}" for name in names), f"{row.seconds:,.0f} s")
             for row in sorted(self.rows.values(), key=lambda row: row.figure)
         ]
         widths = [max(len(row[at]) for row in (head, *body)) for at in range(len(head))]
@@ -125,17 +151,40 @@ class Table:
             return f"| {' | '.join((first, *rest))} |"
 
         rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])
-        return [line(head), rule, *map(line, body)]
+        return [*sorted(self.machines), line(head), rule, *map(line, body)]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print it, and write it to the file that MIRAGE_STRESS_TABLE names."""
-        if not self.rows:
+        """Print it: of this run, or of all that MIRAGE_STRESS_TABLE has."""
+        if not self._said:
             return
-        terminalreporter.section(f"faults (seed {os.environ.get(f'{_PREFIX}SEED', '1')})")
+        if self._place is not None:
+            self.read(self._place)
+        terminalreporter.section(f"faults (seed {seed()})")
         for line in self.lines():
             terminalreporter.write_line(line)
-        place = os.environ.get(f"{_PREFIX}TABLE")
-        if place:
-            rows = [asdict(row) for _, row in sorted(self.rows.items())]
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-            Path(place).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def seed() -> str:
+    """The seed of what is left to chance."""
+    return os.environ.get(f"{_PREFIX}SEED", "1")
+
+
+@cache
+def machine() -> str:
+    """What the trials were on."""
+    import docker
+
+    version = docker.from_env().version()["Version"]
+    return f"Docker {version}, Linux {os.uname().release}, {os.cpu_count()} cores"
+
+
+def main(places: list[str]) -> None:
+    """Print the table of some files."""
+    table = Table()
+    for place in places:
+        table.read(Path(place))
+    print("\n".join(table.lines()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

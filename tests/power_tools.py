@@ -104,18 +104,21 @@ class PowerCuts:
         self._folders = RunFolders(disk.folder / "runs", disk.folder / "open")
         self._runs = 0
         self.acknowledged = 0
+        self.late, self.late_lost = 0, [""][:0]  # what was told from the cut on, and what of that is gone
         FolderStore.open_at(self._store)
         os.sync()
 
     def once(self) -> None:
         """Write until the power fails; count what was acknowledged and is gone, and what is torn."""
         self._counts.trials += 1
-        acked = self._until_the_cut()
+        acked, late = self._until_the_cut()
         self._disk.power_on()
         self.acknowledged += len(acked)
-        self._look(acked)
+        self.late += len(late)
+        self._look(acked, late)
 
-    def _until_the_cut(self) -> list[dict[str, str]]:
+    def _until_the_cut(self) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        """What was heard before the power failed, and what was told afterwards."""
         source, sink = os.pipe()
         child, seed, first = os.fork(), self._dice.random(), self._runs
         if child == 0:
@@ -134,23 +137,27 @@ class PowerCuts:
         os.close(sink)
         # from the first words on: opening a store is a part of it, too
         select.select([source], [], [], 30)
-        heard, least, end = b"", self._dice.randint(4, 16), time.monotonic() + 60
-        while heard.count(b"\n") < least and time.monotonic() < end:
+        heard, least, patience = b"", self._dice.randint(4, 16), time.monotonic() + 60
+        while heard.count(b"\n") < least and time.monotonic() < patience:
             heard += os.read(source, 1 << 16) if select.select([source], [], [], 1)[0] else b""
         time.sleep(self._dice.uniform(0.0, 0.03))
-        # Only what was heard before the cut counts. On a machine without power nobody hears what a sync that was under way
-        # would have said, while here it may even come back without an error, its transaction having been dropped.
+        # What was told before this moment counts, by the time that it was told, whether or not we had read it by then.
+        # Later, on a machine without power, nobody would have told it: while here a sync that was under way may even come
+        # back without an error.
+        began = time.monotonic()
         self._disk.cut()
+        ended = time.monotonic()
         with open(source, "rb") as rest:
-            rest.read()
-        told = [json.loads(line) for line in heard.splitlines(keepends=True) if line.endswith(b"\n")]
+            told = [json.loads(line) for line in (heard + rest.read()).splitlines()]
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "it did not end by a refusal"
         self._runs += 1_000
-        return [line for line in told if line]
+        told = [{**line, "during": str(float(line["time"]) < ended)} for line in told if len(line) > 1]
+        before = [line for line in told if float(line["time"]) < began]
+        return before, told[len(before) :]
 
     def _write(self, sink: int, dice: Random, number: int) -> None:
         def tell(what: dict[str, str]) -> None:
-            os.write(sink, json.dumps(what).encode() + b"\n")
+            os.write(sink, json.dumps({**what, "time": str(time.monotonic())}).encode() + b"\n")
 
         tell({})
         store = FolderStore.open_at(self._store)
@@ -187,7 +194,7 @@ class PowerCuts:
             (folder / str(number)).write_bytes(os.urandom(dice.randrange(1, 20_000)))
         return folder
 
-    def _look(self, acked: list[dict[str, str]]) -> None:
+    def _look(self, acked: list[dict[str, str]], late: list[dict[str, str]]) -> None:
         for path in (self._store / "blobs").rglob("*"):
             if path.is_file():
                 with path.open("rb") as source:
@@ -200,15 +207,17 @@ class PowerCuts:
         for ref in every(store):
             self._harm("corrupt", f"version {ref}", lambda ref=ref: whole(store, str(ref)))  # type: ignore[misc]
         for each in acked:
-            if "version" in each:
-                kind, name, version = each["version"].split(":")
-                self._counts.unless(version in versions(store, kind, name), "lost", each["version"])
-            elif "record" in each:
-                self._counts.unless(bool(store.read(each["record"])), "lost", each["record"])
-            else:
-                events = {line["event"] for line in journal.read(self._folders, RunId(each["run"]))}
-                self._counts.unless(each["line"] in events, "lost", f"line {each['line']} of {each['run']}")
+            self._counts.unless(self._is_there(store, each), "lost", str(each))
+        self.late_lost += [str(each) for each in late if not self._is_there(store, each)]
         self._harm("corrupt", "the log of records", lambda: _log_is_whole(store))
+
+    def _is_there(self, store: FolderStore, told: dict[str, str]) -> bool:
+        if "version" in told:
+            kind, name, version = told["version"].split(":")
+            return version in versions(store, kind, name)
+        if "record" in told:
+            return bool(store.read(told["record"]))
+        return told["line"] in {line["event"] for line in journal.read(self._folders, RunId(told["run"]))}
 
     def _reopened(self) -> FolderStore | None:
         made: list[FolderStore] = []

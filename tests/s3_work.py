@@ -15,6 +15,7 @@ from orchestrator.store.bucket.aws import Timeouts
 from orchestrator.store.bucket.place import Place
 from orchestrator.store.retry import Patience
 from tests.chaos import chaos
+from tests.figures import Counts
 from tests.s3_tools import Server, shared_bucket, store_at
 
 THREADS = 8
@@ -23,10 +24,14 @@ SHORT = Timeouts(2.0, 2.0)
 PERSISTENT = Patience(tries=30, first_wait=0.01, longest_wait=0.5, longest=600.0)  # on a busy machine too
 
 
-def survive(server: Server, tmp: Path, operations: int, *, large: int) -> dict[str, int]:
+BUCKETS = "T6 bucket: a faulty network, 8 workers"
+NAMES = "T6 bucket: one name by many"
+
+
+def survive(server: Server, tmp: Path, operations: int, counts: Counts, *, large: int) -> dict[str, int]:
     """So many operations through the proxy from some threads; everything that was acknowledged is there, and whole.
 
-    Gives how often each fault was met. ``large`` blobs go in parts.
+    Gives how often each fault was met. ``large`` blobs go in parts. Harm goes to ``counts``.
     """
     bucket, prefix = shared_bucket(server, tmp / "cache"), secrets.token_hex(6)
     # listings grow with the work: then a hang ends with the proxy's reset, and not with the client's patience
@@ -45,7 +50,6 @@ def survive(server: Server, tmp: Path, operations: int, *, large: int) -> dict[s
             for _ in range(THREADS)
         ]
         acknowledged: dict[str, bytes] = {}
-        lost: list[str] = []
         lock = threading.Lock()
 
         def work(number: int) -> None:
@@ -65,21 +69,21 @@ def survive(server: Server, tmp: Path, operations: int, *, large: int) -> dict[s
                         with lock:
                             acknowledged[key] = content
                     else:
-                        lost.append(key)
+                        counts.found("lost", f"{key}: created by nobody else, and told to be so")
                 elif kind < 0.7:
                     key, data = chance.choice(mine)
-                    assert store.read(key) == of_bytes(data).encode(), key
+                    counts.unless(store.read(key) == of_bytes(data).encode(), "lost", key)
                 elif kind < 0.8:
                     key, data = chance.choice(mine)
-                    assert not store.create(key, b"another"), key
+                    counts.unless(not store.create(key, b"another"), "duplicates", key)
                 elif kind < 0.97:
-                    _, data = chance.choice(mine)
+                    key, data = chance.choice(mine)
                     store.local.blob_path(of_bytes(data)).unlink(missing_ok=True)
                     with store.open(of_bytes(data)) as source:
-                        assert source.read() == data
+                        counts.unless(source.read() == data, "corrupt", key)
                 else:
                     found = set(store.keys("runs/"))
-                    assert {key for key, _ in mine} <= found
+                    counts.unless({key for key, _ in mine} <= found, "lost", "a listing without a key")
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(work, range(THREADS)))
@@ -94,18 +98,18 @@ def survive(server: Server, tmp: Path, operations: int, *, large: int) -> dict[s
             patient.push_owed()
             patient.local.blob_path(digest).unlink()
             with patient.open(digest) as source:
-                assert of_file(source) == digest
+                counts.unless(of_file(source) == digest, "corrupt", f"large {number}")
         met = dict(proxy.met)
-    assert lost == [], "created by nobody else, and told to be so"
+    counts.trials += operations
     direct = store_at(server.place(bucket, prefix), tmp / "other")
-    assert set(direct.keys("runs/")) == set(acknowledged)
+    counts.unless(set(direct.keys("runs/")) == set(acknowledged), "lost", "keys")
     direct.fetch([_digest(content) for content in acknowledged.values()])
     for key, content in acknowledged.items():
-        assert direct.read(key) == content, key
+        counts.unless(direct.read(key) == content, "lost", key)
         with direct.open(_digest(content)) as source:
-            assert of_file(source) == _digest(content)
+            counts.unless(of_file(source) == _digest(content), "corrupt", key)
     direct.sweep(older_than=-60)
-    assert list(direct.bucket.uploads("blobs/")) == []
+    counts.unless(list(direct.bucket.uploads("blobs/")) == [], "orphans", "an unfinished upload")
     return met
 
 
@@ -117,7 +121,7 @@ def _probed(place: Place, cache: Path) -> None:
     store_at(place, cache).promises()
 
 
-def one_winner(server: Server, tmp: Path, processes: int, rounds: int) -> None:
+def one_winner(server: Server, tmp: Path, processes: int, rounds: int, counts: Counts) -> None:
     """In each round all processes create one key at the same moment, each from a machine's cache of its own.
 
     Four readers watch: what they see first is what the winner wrote, whole, and stays.
@@ -164,9 +168,14 @@ def one_winner(server: Server, tmp: Path, processes: int, rounds: int) -> None:
     for worker in (*workers, *readers):
         worker.join()
         assert worker.exitcode == 0
-    assert sorted(winners) == list(range(rounds)), "a round without a winner"
+    counts.trials += rounds
+    counts.unless(sorted(winners) == list(range(rounds)), "lost", "a round without a winner")
     store = store_at(place, tmp / "probed")
     for turn, won in winners.items():
-        assert len(won) == 1, f"round {turn} has the winners {won}"
-        assert store.read(f"refs/dataset/race/v{turn}.json") == str(won[0]).encode()
-    assert all(data == str(winners[turn][0]).encode() for turn, data in read), "a reader saw something else"
+        counts.unless(len(won) == 1, "duplicates", f"round {turn} has the winners {won}")
+        kept = store.read(f"refs/dataset/race/v{turn}.json")
+        counts.unless(kept == str(won[0]).encode(), "corrupt", f"round {turn}")
+    for turn, data in read:
+        counts.unless(
+            data == str(winners[turn][0]).encode(), "corrupt", f"round {turn}: a reader saw something else"
+        )

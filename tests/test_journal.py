@@ -57,6 +57,17 @@ def test_a_run_is_open_until_it_is_closed(folders: RunFolders) -> None:
     assert (folders.of(RUN) / "plan.json").read_bytes() == b"{}"
 
 
+@pytest.mark.parametrize("error", ["EIO", "EROFS"])
+def test_a_marker_that_cannot_be_removed_harms_no_sealed_run(
+    folders: RunFolders, tmp_path: Path, error: str
+) -> None:
+    """The disk fails after the record is there: the run is closed all the same, and recovery removes the marker."""
+    journal = begin(folders, RUN, b"{}")
+    end, met = injected(journal.close, f"unlink:error={error}:when=1", tmp_path / "trace")
+    assert (end, met) == (FINE, True)
+    assert _events(folders) == ["begun", "closed"] and folders.unfinished() == [RUN]
+
+
 def test_a_released_run_stays_open(folders: RunFolders) -> None:
     begin(folders, RUN, b"{}").release()
     assert folders.unfinished() == [RUN]

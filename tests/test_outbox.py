@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable
@@ -15,12 +16,12 @@ import pytest
 from orchestrator import canonical
 from orchestrator.artifacts import outbox as outboxes
 from orchestrator.artifacts.outbox import Outbox, prepare
-from orchestrator.artifacts.version import Version, load, versions
+from orchestrator.artifacts.version import Version, load, publish, versions
 from orchestrator.digest import of_bytes
 from orchestrator.errors import StoreError
 from orchestrator.reference import ArtifactRef
 from orchestrator.store.folder import FolderStore
-from tests.store_tools import FINE, Heard, in_child, mounted, needs_root, open_descriptors, whole
+from tests.store_tools import FINE, Heard, in_child, manifest, mounted, needs_root, open_descriptors, whole
 
 RUN = "20261125-120000-abcdef"
 
@@ -393,23 +394,27 @@ def test_a_successor_answers_what_the_dead_had_published(run: Run) -> None:
 
 
 @pytest.mark.parametrize("others", [0, 5])
-def test_a_successor_finds_what_the_journal_never_heard_of(run: Run, others: int) -> None:
+@pytest.mark.parametrize("elsewhere", [0, 20])
+def test_a_successor_finds_what_the_journal_never_heard_of(run: Run, others: int, elsewhere: int) -> None:
     """Killed between the version and the journal's line: the save is not published a second time."""
 
     def dies(n: int, version: Version) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGKILL)
 
     run.payload(9)
     run.ready(9)
-    with pytest.raises(KeyboardInterrupt):
-        run.outbox(published=dies).poll()
+    assert in_child(lambda: run.outbox(published=dies).poll()) == -signal.SIGKILL
     for n in range(others):  # other saves of the run under the same name, with lower numbers
         run.payload(n, str(n).encode())
         run.ready(n)
+    for n in range(elsewhere):  # and other runs that publish under it before anybody recovers this one
+        publish(run.store, manifest(run.store, text=f"other {n}"), None, "another run")
     successor = run.outbox()
+    successor.again = True
     assert successor.poll() == 1 + others
     assert run.done(9)["id"] == "dataset:data:v1"
-    assert versions(run.store, "dataset", "data") == [f"v{n}" for n in range(1, 2 + others)]
+    count = 1 + others + elsewhere
+    assert versions(run.store, "dataset", "data") == [f"v{n}" for n in range(1, count + 1)]
 
 
 def test_a_journal_that_cannot_be_written_publishes_once(run: Run) -> None:

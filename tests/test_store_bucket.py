@@ -32,8 +32,9 @@ from orchestrator.store.opening import open_store
 from orchestrator.store.retry import Patience
 from orchestrator.store.s3 import S3Store
 from tests.chaos import FAULTS, Chaos, chaos, error_body
+from tests.figures import Counted
 from tests.s3_tools import KEY, QUICK, SECRET, Server, credentials, environment, shared_bucket, store_at
-from tests.s3_work import one_winner, survive
+from tests.s3_work import BUCKETS, NAMES, one_winner, survive
 
 MIB = 1 << 20
 
@@ -228,8 +229,8 @@ def test_an_upload_that_nobody_ends_is_swept_when_it_is_old(store: S3Store) -> N
 # --- a network that fails -------------------------------------------------------------------------------------
 
 
-def test_nothing_is_lost_on_a_network_that_fails(seaweedfs: Server, tmp_path: Path) -> None:
-    met = survive(seaweedfs, tmp_path, 240, large=1)
+def test_nothing_is_lost_on_a_network_that_fails(seaweedfs: Server, tmp_path: Path, counted: Counted) -> None:
+    met = survive(seaweedfs, tmp_path, 240, counted(BUCKETS), large=1)
     assert sum(met.values()) >= 20
     assert set(met) == set(FAULTS), "a kind of fault was never met"
 
@@ -245,8 +246,8 @@ def test_a_lost_reply_is_still_ours(store: S3Store, proxy: Chaos, seaweedfs: Ser
         assert not store.create(f"refs/dataset/d/{fault[:4]}.json", b"same bytes")
 
 
-def test_a_name_has_one_winner(seaweedfs: Server, tmp_path: Path) -> None:
-    one_winner(seaweedfs, tmp_path, 16, 4)
+def test_a_name_has_one_winner(seaweedfs: Server, tmp_path: Path, counted: Counted) -> None:
+    one_winner(seaweedfs, tmp_path, 16, 4, counted(NAMES))
 
 
 # --- refusals -------------------------------------------------------------------------------------------------

@@ -59,9 +59,15 @@ def test_an_attempt_made_again_finds_its_version(store: FolderStore) -> None:
     first = _publish(store, "a", run="r", attempt="r/0")
     for number in range(10):
         _publish(store, str(number), run="r", attempt=f"r/{number + 1}")
-    assert _publish(store, "a", run="r", attempt="r/0") == first
-    assert _publish(store, "a", run="r", attempt="r/99") == "v12", "another save of the same content is new"
-    assert _publish(store, "a", run="s", attempt="s/0") == "v12"
+        _publish(store, f"other {number}", run="s")  # meanwhile, while nobody followed the first run
+    folder = Path(store.location) / "refs" / "dataset" / "data"
+    (folder / "v5.json").unlink()
+    (folder / "v5.json").write_bytes(b"damaged, and none of ours")
+    (folder / "v6.json").unlink()
+    assert _publish(store, "a", run="r", attempt="r/0", again=True) == first
+    assert _publish(store, "changed since", run="r", attempt="r/0", again=True) == first
+    assert _publish(store, "a", run="r", attempt="r/99") == "v22", "another save of the same content is new"
+    assert _publish(store, "a", run="s", attempt="s/0", again=True) == "v22"
 
 
 def test_many_versions_are_counted_not_read(store: FolderStore) -> None:

@@ -44,6 +44,11 @@ class InputCache:
             raise StoreError(f"an input cannot be laid out in {self._folder}: {error.strerror}") from error
         return target
 
+    def changed(self, digest: Digest) -> bool:
+        """Whether somebody wrote to a tree that was laid out, by stat; one that is gone was not written to."""
+        target = self._folder / hex_of(digest)
+        return target.exists() and not _unchanged(target, target.with_suffix(".json"))
+
     def _make(self, digest: Digest, target: Path, stamps: Path) -> None:
         entries = tree.parse(read_verified(self._store, digest))
         if target.exists():

@@ -89,6 +89,7 @@ class Outbox:
         self._published = published
         self._before = dict(before)
         self.guard = guard
+        self.again = False  # whether a save may have been tried before, by a dead process or by us, and not been told of
         self._seen: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
         self._warned: set[str] = set()
@@ -163,7 +164,7 @@ class Outbox:
             if error.away and n in self._made and self._attempt(n):
                 self._defer(answer, n, error)
             elif isinstance(error.__cause__, OSError) and not give_up:
-                self.guard.counted = counted
+                self.guard.counted, self.again = counted, True
                 raise  # no space, or an I/O error of the store: not the workflow's fault, and may pass
             else:
                 self.guard.counted = counted
@@ -263,7 +264,7 @@ class Outbox:
 
     def _keep(self, store: Store, n: int, manifest: Manifest, version: str | None) -> Version:
         """Give an artifact its id."""
-        return publish(store, manifest, version, self._run_id, attempt=self._attempt(n))
+        return publish(store, manifest, version, self._run_id, attempt=self._attempt(n), again=self.again)
 
     def _attempt(self, n: int) -> str | None:
         """What names a save of a run; plain sessions share one run id, so there a number names none."""

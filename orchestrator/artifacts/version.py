@@ -22,8 +22,8 @@ from orchestrator.ports import Store
 from orchestrator.reference import KINDS, ArtifactRef, auto_version, check_name, parse_artifact
 
 _SCHEMA = "mirage-artifact/1"
-# How far back an earlier try of a save may lie: the host answers one save after the other.
-_LOOK_BACK = 16
+# How far back an earlier try of a save is looked for: others publish while nobody follows its run.
+_LOOK_BACK = 1000
 # A tree of tree.MAX_FILES entries with long names; a manifest holds the user's metadata (1 MiB at most).
 MAX_TREE = 1 << 30
 MAX_MANIFEST = 16 << 20
@@ -81,13 +81,19 @@ class VersionExists(ArtifactError):
 
 
 def publish(
-    store: Store, manifest: Manifest, version: str | None, run: str | None, *, attempt: str | None = None
+    store: Store,
+    manifest: Manifest,
+    version: str | None,
+    run: str | None,
+    *,
+    attempt: str | None = None,
+    again: bool = False,
 ) -> Version:
     """Publish under ``version``, or under the next free `vN`; equal content gets the newest's version.
 
-    The manifest's blob is kept first, whatever happens next. ``attempt`` names this very save: made again
-    after a crash, it finds what it had published. Raises VersionExists where a custom version holds other
-    content, ArtifactError for a `vN` out of turn. Whatever is returned is durable.
+    The manifest's blob is kept first, whatever happens next. ``attempt`` names this very save, and ``again`` says that
+    it may have been tried before: it then finds what it had published. Raises VersionExists where a custom version
+    holds other content, ArtifactError for a `vN` out of turn. Whatever is returned is durable.
     """
     digest = store.put(manifest.encode())
     pointer = _Pointer(digest, run, timestamp(int(time.time())), attempt)
@@ -95,20 +101,36 @@ def publish(
     if version is not None:
         _check_version(store, manifest, version, newest)
         return _publish_as(store, manifest, version, pointer)
-    for number in range(newest, max(0, newest - _LOOK_BACK), -1):
-        ref = ArtifactRef(manifest.kind, manifest.name, f"v{number}")
+    if newest:
+        ref = ArtifactRef(manifest.kind, manifest.name, f"v{newest}")
         existing = _pointer(store, ref)
-        ours = attempt is not None and existing.attempt == attempt
-        if existing.digest == digest and (number == newest or ours) and tombstone.find(store, ref) is None:
+        if existing.digest == digest and tombstone.find(store, ref) is None:
             return _durable(store, ref, existing, manifest)
-        if attempt is None or existing.run != run:
-            break  # an earlier try of this save can only lie behind saves of the same run
+    if again and attempt is not None and (made := _tried(store, manifest, newest, attempt)) is not None:
+        return made
     number = newest + 1
     while True:
         try:
             return _publish_as(store, manifest, f"v{number}", pointer)
         except VersionExists:
             number += 1  # another publisher was faster
+
+
+def _tried(store: Store, manifest: Manifest, newest: int, attempt: str) -> Version | None:
+    """What an earlier try of a save had published before its process died, under whatever others made since."""
+    for number in range(newest, max(0, newest - _LOOK_BACK), -1):
+        ref = ArtifactRef(manifest.kind, manifest.name, f"v{number}")
+        try:
+            existing = _pointer(store, ref)
+        except ArtifactError:
+            continue  # it was removed by hand
+        except StoreError as error:
+            if error.away or isinstance(error.__cause__, OSError):
+                raise
+            continue  # it is damaged: to be told by whoever wants that version
+        if existing.attempt == attempt and tombstone.find(store, ref) is None:
+            return _durable(store, ref, existing, read_manifest(store, existing.digest))
+    return None
 
 
 def _publish_as(store: Store, manifest: Manifest, version: str, pointer: _Pointer) -> Version:

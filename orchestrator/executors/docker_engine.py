@@ -28,6 +28,7 @@ from orchestrator.engine_values import (
     ContainerState,
     EngineInfo,
     LoadedImage,
+    disk_full,
 )
 from orchestrator.errors import EngineError
 from orchestrator.executors import docker_json, tar_stream
@@ -92,7 +93,8 @@ class DockerEngine:
             for line in self._api.load_image(archive, quiet=False):
                 text = str(line.get("error") or line.get("stream") or "")
                 if "error" in line or "Error unpacking" in text:
-                    raise EngineError(f"the engine could not load the image: {text.strip()}")
+                    reason = f"the engine could not load the image: {text.strip()}"
+                    raise EngineError(reason, hint=disk_full(text))
 
     def save(self, reference: str) -> Iterator[bytes]:
         """The image as an archive."""
@@ -104,7 +106,8 @@ class DockerEngine:
         with _told(f"pull {reference}"):
             for line in self._api.pull(reference, stream=True, decode=True, platform=platform):
                 if "error" in line:
-                    raise EngineError(f"cannot pull {reference}: {line['error']}")
+                    reason = str(line["error"])
+                    raise EngineError(f"cannot pull {reference}: {reason}", hint=disk_full(reason))
 
     def build(self, context: BinaryIO, spec: BuildSpec, reporter: Reporter) -> str:
         """Build a Dockerfile with the engine's classic builder: the SDK has no session for another one."""
@@ -365,10 +368,8 @@ def _told(what: str) -> Iterator[None]:
         raise _Missing(f"cannot {what}: {_reason(error)}") from error
     except docker.errors.APIError as error:
         reason = _reason(error)
-        hint = None
-        if "no space left" in reason.lower():
-            hint = "the engine's disk is full: `docker system prune` frees space there"
-        elif "could not select device driver" in reason:
+        hint = disk_full(reason)
+        if "could not select device driver" in reason:
             hint = (
                 "this engine has no GPU support: install the NVIDIA container toolkit, or run without --gpus"
             )

@@ -16,6 +16,7 @@ from orchestrator import canonical
 from orchestrator.artifacts import outbox, removal
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.canonical import Json
+from orchestrator.digest import parse_digest
 from orchestrator.engine_values import ContainerSpec, ContainerState, EngineInfo, Mount, Tmpfs
 from orchestrator.errors import EngineError
 from orchestrator.executors import gpus as gpu
@@ -174,9 +175,18 @@ class LocalDocker:
             }
         text = json.dumps({"schema": "mirage-inputs/1", "inputs": listed}, sort_keys=True)
         _write_readable(top / "inputs.json", text)
+        (folder / "trees.json").write_text(json.dumps([(item.id, item.tree) for item in spec.inputs]))
         for made in (top, top / "trees", *(top / "trees" / str(number) for number in place.values())):
             made.chmod(0o755)
         return [Mount(str(top.resolve()), "/mirage/in", read_only=True), *mounts]
+
+    def changed_inputs(self, run_id: str) -> tuple[str, ...]:
+        """The ids of a run's inputs that somebody wrote to since they were laid out."""
+        try:
+            listed = json.loads((self._runs / run_id / "trees.json").read_text())
+            return tuple(sorted({id for id, tree in listed if self._inputs.changed(parse_digest(tree))}))
+        except (OSError, ValueError):  # the disk fails, or failed: whoever seals the record will say it
+            return ()
 
     def _accounts(self, folder: Path, uid: int, gid: int) -> list[Mount]:
         """passwd and group with the run's user in them: getpwuid must work (torch and getpass call it)."""

@@ -336,10 +336,7 @@ class Builder:
         """Run a program in the builder. Raises ImageError where it fails."""
         code, output = self._run(container, argv, env)
         if code != 0:
-            raise ImageError(
-                f"{argv[0].rpartition('/')[2]} failed in the builder (exit code {code}):\n"
-                f"{installer.tail(self._hide(output))}"
-            )
+            raise installer.broken(argv[0], code, self._hide(output))
         return output
 
     def _run(self, container: str, argv: tuple[str, ...], env: installer.Env) -> tuple[int, str]:

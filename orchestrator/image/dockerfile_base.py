@@ -14,8 +14,8 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.digest import of_bytes
-from orchestrator.engine_values import BuildFailed, BuildSpec, ContainerSpec
-from orchestrator.errors import EngineError, ImageError, at_line
+from orchestrator.engine_values import BuildFailed, BuildSpec, ContainerSpec, disk_full
+from orchestrator.errors import EngineError, ImageError, MirageError, at_line
 from orchestrator.image import dockerfile, dpkg, layer, registry_base
 from orchestrator.image.base_image import CREATED_BY, Base, pairs
 from orchestrator.image.base_noise import HANDED_OVER, unwanted
@@ -205,7 +205,7 @@ def _passwords(handover: Handover) -> tuple[bytes, ...]:
     return tuple(sorted(found))
 
 
-def _failed(recipe: Recipe, steps: tuple[int, ...], error: BuildFailed) -> ImageError:
+def _failed(recipe: Recipe, steps: tuple[int, ...], error: BuildFailed) -> MirageError:
     line = steps[error.step - 1] if error.step is not None and error.step <= len(steps) else None
     text = "\n".join(f"  {each}" for each in error.output.splitlines())
     said = error.output.lower()
@@ -214,8 +214,7 @@ def _failed(recipe: Recipe, steps: tuple[int, ...], error: BuildFailed) -> Image
         hint = "name the host's CA bundle under `build: {ca_bundle: ...}` in .mirage/project.yaml"
     elif "could not resolve" in said or "temporary failure" in said or "could not connect" in said:
         hint = "check the engine's network and this host's proxy settings (HTTP_PROXY, HTTPS_PROXY)"
-    elif "no space left" in said or "no space left" in error.reason.lower():
-        hint = "the engine's disk is full: `docker system prune` frees space"
-    return ImageError(
-        f"{at_line(recipe.name, line)}: {error.reason}" + (f"\n{text}" if text else ""), hint=hint
-    )
+    message = f"{at_line(recipe.name, line)}: {error.reason}" + (f"\n{text}" if text else "")
+    if (full := disk_full(f"{error.reason} {said}")) is not None:
+        return EngineError(message, hint=full)
+    return ImageError(message, hint=hint)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import ImageError, LockError, MirageError
+from orchestrator.engine_values import disk_full
+from orchestrator.errors import EngineError, ImageError, LockError, MirageError
 from orchestrator.image.base import Base
 from orchestrator.locks.pinned import Index, Lock, Pinned, without_login
 
@@ -135,12 +136,20 @@ def program() -> bytes:
     return Path(uv.find_uv_bin()).read_bytes()
 
 
+def broken(program: str, code: int, output: str) -> MirageError:
+    """What it means that another program failed in the builder."""
+    text = tail(output)
+    message = f"{program.rpartition('/')[2]} failed in the builder (exit code {code}):\n{text}"
+    full = disk_full(text)
+    return ImageError(message) if full is None else EngineError(message, hint=full)
+
+
 def failure(lock: Lock, base: Base, output: str) -> MirageError:
     """What uv's complaint about a lock means."""
     text = tail(output)
     lowered = text.lower()
-    if "no space left" in lowered:
-        return ImageError(f"the engine's disk is full:\n{text}", hint="`docker system prune` frees space")
+    if (full := disk_full(text)) is not None:
+        return EngineError(f"the packages of {lock.path} could not be installed:\n{text}", hint=full)
     if any(sign in lowered for sign in _UNREACHABLE):
         return LockError(
             f"the packages of {lock.path} could not be downloaded:\n{text}",

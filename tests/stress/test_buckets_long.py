@@ -12,8 +12,9 @@ import pytest
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.probe import probe
 from tests.chaos import FAULTS
+from tests.figures import Counted, how_many
 from tests.s3_tools import Server, bucket_backend, credentials, environment, shared_bucket, store_at
-from tests.s3_work import one_winner, survive
+from tests.s3_work import BUCKETS, NAMES, one_winner, survive
 from tests.store_tools import Backend
 
 suite = import_module("tests.test_store_conformance")
@@ -49,19 +50,21 @@ def test_a_versioned_bucket_of_ceph_is_refused(ceph: Server, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("make", ["seaweedfs", "ceph"])
 def test_nothing_is_lost_in_20000_operations(
-    make: str, request: pytest.FixtureRequest, tmp_path: Path
+    make: str, request: pytest.FixtureRequest, tmp_path: Path, counted: Counted
 ) -> None:
-    server = request.getfixturevalue(make)
+    server, operations = request.getfixturevalue(make), how_many("operations", 20_000)
+    if make == "ceph":
+        operations //= 5
     with environment(credentials(server.endpoint)):
-        met = survive(server, tmp_path, 20_000 if make == "seaweedfs" else 4_000, large=4)
+        met = survive(server, tmp_path, operations, counted(BUCKETS), large=4)
     print(make, dict(sorted(met.items())), sum(met.values()))
     assert set(met) == set(FAULTS)
 
 
 @pytest.mark.parametrize("make", ["seaweedfs", "ceph"])
 def test_a_name_has_one_winner_in_200_rounds(
-    make: str, request: pytest.FixtureRequest, tmp_path: Path
+    make: str, request: pytest.FixtureRequest, tmp_path: Path, counted: Counted
 ) -> None:
     server = request.getfixturevalue(make)
     with environment(credentials(server.endpoint)):
-        one_winner(server, tmp_path, 16, 200 if make == "seaweedfs" else 40)
+        one_winner(server, tmp_path, 16, 200 if make == "seaweedfs" else 40, counted(NAMES))

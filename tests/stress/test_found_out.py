@@ -73,6 +73,14 @@ MUTATIONS = {
         PHASES,
         {"MIRAGE_STRESS_POINTS": "after name log/"},
     ),
+    "a killed save is not known again": Mutation(
+        "orchestrator/recover.py",
+        "        outbox.again = True  # the dead process may have published more than it came to tell\n",
+        "",
+        PHASES,
+        {"MIRAGE_STRESS_POINTS": "before line published"},
+        says="duplicates: ",
+    ),
     "a version is given without looking whether it is taken": Mutation(
         "orchestrator/store/folder.py",
         "                    os.link(staged, target)\n                except OSError:\n                    if os.fst",

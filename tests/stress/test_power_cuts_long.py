@@ -20,6 +20,7 @@ def test_power_cuts(tmp_path: Path, counted: Counted, round: int) -> None:
         cuts = PowerCuts(disk, counted(POWER), dice(f"cuts {round}"))
         for _ in range(EACH):
             cuts.once()
+    print(f"heard {cuts.acknowledged}; told from the cut on {cuts.late}, gone of that: {cuts.late_lost}")
 
 
 def test_power_cuts_without_syncs(tmp_path: Path, counted: Counted) -> None:
