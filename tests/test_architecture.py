@@ -24,7 +24,7 @@ LAYERS = (
     "key image",
     "provenance compare trust fences",
     "catalog",
-    "life prepare definition hints run",
+    "life prepare definition hints attempts run",
     "questions judging upkeep",
     "recover plain report exports checks",
     "cli",
