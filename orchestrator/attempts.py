@@ -131,7 +131,7 @@ def attempt(
         services.reporter.note(f"it could not start, and is recorded: mirage show {run_id}")
     # what else can keep it from starting (a full store, a wrong input) is not better the next time
     infrastructure = end.infrastructure and isinstance(this.failure, EngineError | None)
-    told = hints.of_sealed(this.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
+    told = hints.of_sealed(run_id, this.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
     return Finished(this.plan, sealed, stages.seconds(), told, this.failure, infrastructure)
 
 

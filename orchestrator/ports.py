@@ -215,6 +215,9 @@ class RunSpec:
     pids: int = 4096
     runtime: str | None = None  # the engine's name of an OCI runtime, such as runsc; None: its default
     secrets: tuple[str, ...] = ()  # names; the values are handed over at the start
+    resumed: tuple[
+        InputMount, ...
+    ] = ()  # what an earlier run had saved that this one goes on from, oldest first
 
 
 @dataclass(frozen=True)

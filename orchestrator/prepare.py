@@ -118,7 +118,7 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         return handover.gather(build.ca_bundle, build.index, os.environ)
 
     with stages("resolve"):
-        inputs = tuple(_resolve(services.store, written) for written in config.inputs)
+        inputs = tuple(resolve_input(services.store, written) for written in config.inputs)
         bases = Bases(
             engine, library, services.project.folder, reporter, handover=hand_over, network=build.network
         )
@@ -201,7 +201,8 @@ def _check_workflow(taken: Snapshot, workflow: str) -> None:
     )
 
 
-def _resolve(store: Store, written: str) -> InputMount:
+def resolve_input(store: Store, written: str) -> InputMount:
+    """An id, or an alias, as an input of a run. Raises ArtifactError where the store does not have it."""
     found = version.resolve(store, written)
     return InputMount(
         written=written,

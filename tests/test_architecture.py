@@ -26,7 +26,7 @@ LAYERS = (
     "catalog",
     "life prepare definition hints attempts run",
     "questions judging upkeep",
-    "recover plain report exports checks",
+    "recover plain report exports checks resume",
     "cli",
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}

@@ -89,6 +89,7 @@ _INTERNAL = fields(
         "timeout": optional(number()),
         "reproduces": optional(fields({"run": RUN_ID, "record": DIGEST})),
         "retryOf": optional(fields({"run": RUN_ID, "record": DIGEST})),
+        "resumeOf": optional(fields({"run": RUN_ID, "record": DIGEST, "artifacts": many(NAME)})),
         "environment": fields(
             {
                 "from": one_of("built", "machine", "store"),
@@ -98,8 +99,8 @@ _INTERNAL = fields(
         ),
         "sandbox": _SANDBOX,
     },
-    # of records from before runs were made again, and from before it was said where an environment came from
-    absent=("retryOf", "environment"),
+    # of records from before runs were made again or resumed, and from before it was said where an environment came from
+    absent=("retryOf", "resumeOf", "environment"),
 )
 
 
