@@ -171,11 +171,13 @@ class _Attempt:
                 journal.write("create")
                 with interrupts.leaving_at(1):  # large inputs take their time
                     self._handle = executor.submit(spec)
+            self._state("created")
             with self._stages("start"):
                 secrets = self._services.secrets
                 output = secrets.redactor.output(executor.follow(self._handle))
                 journal.write("start")
                 executor.start(self._handle, secrets)
+                self._state("running")
                 return output
         except Interrupted as error:
             self.failure = Interrupted(
@@ -191,6 +193,9 @@ class _Attempt:
             self.failure = error
             journal.write("trouble", message=self._services.secrets.redactor.text(error.message))
             return iter(())
+
+    def _state(self, state: str) -> None:
+        self._services.reporter.event("state", {"run": self._run_id, "state": state})
 
     def _has_started(self) -> bool:
         """Whether the container runs, or ran, for all that the engine says. Raises EngineError where it is silent."""
@@ -259,6 +264,7 @@ class _Attempt:
                 f"  `mirage recover {self._run_id}` writes it, with all that was saved"
             )
             raise (self.failure or error) from error
+        self._state(sealed.result.status)
         try:
             self._services.executor.cleanup(self._handle, self._run_id)
             self._journal.close()

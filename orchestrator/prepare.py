@@ -26,6 +26,7 @@ from orchestrator.key import Key, run_key
 from orchestrator.locks.committed import of_snapshot
 from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
+from orchestrator.progress import phase
 from orchestrator.redaction import NONE, Secrets
 from orchestrator.settings import OutputSettings
 from orchestrator.source import snapshot
@@ -81,7 +82,8 @@ class Prepared:
 class Stages:
     """Seconds by stage, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, reporter: Reporter | None = None) -> None:
+        self._reporter = reporter
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -89,7 +91,8 @@ class Stages:
         """Measure a block as part of stage ``name``."""
         started = time.monotonic()
         try:
-            yield
+            with phase(self._reporter, name):
+                yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
 

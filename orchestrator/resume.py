@@ -127,7 +127,7 @@ def resume(
 ) -> Finished:
     """Start it again, to a sealed record; as ``run.run`` does. Raises CannotVerify where its image cannot be had."""
     services.notary.ready()
-    stages, record = Stages(), found.record
+    stages, record = Stages(services.reporter), found.record
     try:
         with as_ctrl_c(), writing(services.store) as store:
             banked = replace(services, store=store, library=services.library.banking(store))

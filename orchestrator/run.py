@@ -30,7 +30,7 @@ def run(request: Request, services: Services, *, started: Callable[[RunId], None
     ``started`` is told as soon as the workflow runs.
     """
     services.notary.ready()
-    stages = Stages()
+    stages = Stages(services.reporter)
     try:
         with as_ctrl_c(), writing(services.store) as store:
             banked = replace(services, store=store, library=services.library.banking(store))

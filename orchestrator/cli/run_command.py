@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator import __version__
+from orchestrator.cli import events
 from orchestrator.cli.following import EXIT
 from orchestrator.cli.orphans import settle_orphans
-from orchestrator.cli.terminal import print_json, settle
+from orchestrator.cli.terminal import print_json, reader_may_leave, settle
 from orchestrator.cli.wiring import EngineSoon, Workplace
 from orchestrator.errors import ConfigError
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--detach", is_flag=True, help="Print the run's id as soon as it has started, and return.")
 @click.option("--no-cache", is_flag=True, help="Build base, environment and image anew, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@events.OPTION
 @click.version_option(__version__, prog_name="mirage-run")
 @click.argument("extra", metavar="[-- ARGUMENTS...]", nargs=-1)
 def run(
@@ -107,7 +108,7 @@ def run(
     else:
         finished = _run(config_file, overrides, flags, extra, no_cache, engine, background)
     settle()
-    with suppress(BrokenPipeError):  # whoever read stdout went away: the exit code still says how it ended
+    with reader_may_leave():  # whoever read stdout went away: the exit code still says how it ended
         if as_json:
             from orchestrator.run import to_json
 

@@ -140,7 +140,7 @@ def _made(
             )
     base = loading.Parent(recipe.base.tag, recipe.base.image)
     if loading.find(engine, environment.tag, environment.image) is None:
-        loading.ensure(engine, environment.image, environment.tag, (base,), library.read)
+        loading.ensure(engine, environment.image, environment.tag, (base,), library.read, reporter=reporter)
     tag = loading.tag_of("run", image)
     # from all layers down to the SDK's: the environment's own image holds what lies below
     chains = [
@@ -148,7 +148,8 @@ def _made(
         for count in range(len(image.layers), len(environment.image.layers), -1)
     ]
     beside = ((count, other) for count, name in chains if (other := library.noted(name)))
-    engine_id = loading.ensure(engine, image, tag, (environment, base), library.read, beside=beside)
+    parents = (environment, base)
+    engine_id = loading.ensure(engine, image, tag, parents, library.read, beside=beside, reporter=reporter)
     for _, name in chains:
         library.note(name, tag)
     return RunImage(image, key, engine_id, cached=False)

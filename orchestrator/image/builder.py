@@ -65,7 +65,7 @@ class Builder:
 
     def build(self, lock: Lock, base: Base, key: Digest) -> tuple[Layer, Digest]:
         """Install, finish and take the layer; the containers are gone afterwards, whatever happened."""
-        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read, reporter=self.reporter)
         self._begin(lock, base)
         self._remove_stale(key)
         banked = wheel_bank.find(self.library, key, lock)

@@ -2,7 +2,7 @@
 name in the store.
 
 MIRAGE_TEST_SIGNAL sends itself another signal instead, NUMBERxTIMES. MIRAGE_TEST_HEARTBEAT asks the engine for a sign of
-life that often, in seconds.
+life that often, in seconds. MIRAGE_TEST_PROGRESS tells the progress of each step that soon, and that often.
 """
 
 import os
@@ -33,6 +33,10 @@ if "MIRAGE_TEST_HEARTBEAT" in os.environ:
     from orchestrator import life
 
     life.HEARTBEAT = float(os.environ["MIRAGE_TEST_HEARTBEAT"])
+if "MIRAGE_TEST_PROGRESS" in os.environ:
+    from orchestrator import progress
+
+    progress.FIRST = progress.EVERY = float(os.environ["MIRAGE_TEST_PROGRESS"])
 _BEFORE = os.environ.get("MIRAGE_TEST_KILL_BEFORE")
 
 if _BEFORE:
