@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 
-from orchestrator import cancelling, hints, life
+from orchestrator import cancelling, hints, life, retrying
 from orchestrator import journal as journals
 from orchestrator.artifacts.guard import Guard
 from orchestrator.digest import Digest
@@ -58,21 +59,38 @@ def attempts(
     one that starts. Raises what kept the last one from starting, Interrupted between two of them.
     """
     before: Finished | None = None
-    while True:
-        link = None if before is None else (before.plan.run_id, before.sealed.record)
-        spec, plan = made(run_id, link)
-        finished = attempt(run_id, spec, plan, services, stages, started=started)
-        if not finished.infrastructure or retries == 0:
-            return whole(finished)
-        if finished.failure is None:
-            started = None  # it was told of the first one that started
-        # Its record names all that the next one needs, so that nothing of it goes meanwhile.
-        retries, before, run_id = retries - 1, finished, new_run_id()
-        _before_the_next(finished, retries, services)
+    following: list[RunId] = []
+    with ExitStack() as announced:
+
+        def ends(infrastructure: bool, here: RunId, retries: int) -> None:
+            if infrastructure and retries:
+                following.append(new_run_id())
+                announced.enter_context(retrying.announce(services.folders, here, following[-1]))
+
+        while True:
+            link = None if before is None else (before.plan.run_id, before.sealed.record)
+            spec, plan = made(run_id, link)
+            finished = attempt(
+                run_id,
+                spec,
+                plan,
+                services,
+                stages,
+                started=started,
+                begun=announced.close,
+                ends=partial(ends, here=run_id, retries=retries),
+            )
+            if not finished.infrastructure or retries == 0:
+                return whole(finished)
+            if finished.failure is None:
+                started = None  # it was told of the first one that started
+            # Its record names all that the next one needs, so that nothing of it goes meanwhile.
+            retries, before, run_id = retries - 1, finished, following[-1]
+            _before_the_next(finished, retries, services)
 
 
 def _before_the_next(ended: Finished, left: int, services: Services) -> None:
-    """Say that a run is made again, and give the engine a moment. Raises Interrupted at Ctrl-C."""
+    """Say that a run is made again, and give the engine a moment. Raises Interrupted at Ctrl-C, or `mirage cancel`."""
     services.reporter.warn(
         f"{ended.plan.run_id} was ended by the engine or the machine ({ended.sealed.result.reason}), and is recorded; "
         f"making it again ({left} more after this)"
@@ -82,14 +100,19 @@ def _before_the_next(ended: Finished, left: int, services: Services) -> None:
         with as_ctrl_c():
             while True:
                 time.sleep(RETRY_PAUSE)
+                who = cancelling.asked(services.folders, RunId(ended.plan.run_id))
+                if who is not None:
+                    raise _not_again(ended, f"cancelled by {who}")
                 with suppress(EngineError):
                     return services.executor.ping()
                 if time.monotonic() > until:
                     return None  # the attempt itself then says what is wrong
     except KeyboardInterrupt as error:
-        raise Interrupted(
-            "interrupted before the run was made again", hint=f"mirage show {ended.plan.run_id}"
-        ) from error
+        raise _not_again(ended, "interrupted") from error
+
+
+def _not_again(ended: Finished, how: str) -> Interrupted:
+    return Interrupted(f"{how} before the run was made again", hint=f"mirage show {ended.plan.run_id}")
 
 
 def whole(finished: Finished) -> Finished:
@@ -108,17 +131,22 @@ def attempt(
     *,
     withhold: tuple[tuple[str, Digest], ...] | None = None,
     started: Callable[[RunId], None] | None = None,
+    begun: Callable[[], None] = lambda: None,
+    ends: Callable[[bool], None] = lambda infrastructure: None,
 ) -> Finished:
     """One attempt, to its sealed record; what kept the workflow from starting is in the result.
 
     ``withhold``: give out no versions, and answer the workflow with these ids, as the run did that is made again.
+    ``begun`` is called as soon as there is a run, ``ends`` when it has its record and before it is closed: with whether
+    the engine or the machine ended it.
     """
     with Interrupts() as interrupts:
         journal = journals.begin(services.folders, run_id, plan.encode())
         try:
+            begun()
             if withhold is not None:
                 journal.write("withhold", outputs=[list(pair) for pair in withhold])
-            this = _Attempt(run_id, plan, services, journal, stages)
+            this = _Attempt(run_id, plan, services, journal, stages, ends)
             with LogSpool(services.folders.of(run_id) / "log") as spool:
                 output = this.start(spec, interrupts)
                 if started is not None and this.failure is None:
@@ -129,18 +157,23 @@ def attempt(
             journal.release()
     if this.failure is not None:
         services.reporter.note(f"it could not start, and is recorded: mirage show {run_id}")
-    # what else can keep it from starting (a full store, a wrong input) is not better the next time
-    infrastructure = end.infrastructure and isinstance(this.failure, EngineError | None)
     told = hints.of_sealed(run_id, this.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
-    return Finished(this.plan, sealed, stages.seconds(), told, this.failure, infrastructure)
+    return Finished(this.plan, sealed, stages.seconds(), told, this.failure, this.infrastructure(end))
 
 
 class _Attempt:
     """One run between its journal's first and last line; ``failure`` is what kept the workflow from starting."""
 
     def __init__(
-        self, run_id: RunId, plan: Plan, services: Services, journal: journals.Journal, stages: Stages
+        self,
+        run_id: RunId,
+        plan: Plan,
+        services: Services,
+        journal: journals.Journal,
+        stages: Stages,
+        ends: Callable[[bool], None],
     ) -> None:
+        self._ends = ends
         self.plan = plan
         self.failure: MirageError | None = None
         self._run_id = run_id
@@ -193,6 +226,11 @@ class _Attempt:
             self.failure = error
             journal.write("trouble", message=self._services.secrets.redactor.text(error.message))
             return iter(())
+
+    def infrastructure(self, end: End) -> bool:
+        """Whether the engine or the machine ended it, and it may go well the next time."""
+        # what else can keep it from starting (a full store, a wrong input) is not better then
+        return end.infrastructure and isinstance(self.failure, EngineError | None)
 
     def _state(self, state: str) -> None:
         self._services.reporter.event("state", {"run": self._run_id, "state": state})
@@ -265,6 +303,7 @@ class _Attempt:
             )
             raise (self.failure or error) from error
         self._state(sealed.result.status)
+        self._ends(self.infrastructure(end))
         try:
             self._services.executor.cleanup(self._handle, self._run_id)
             self._journal.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import canonical
+from orchestrator.ends import DAEMON_RESTART
 from orchestrator.provenance import Result
 
 # What programs print when there is no network: getaddrinfo(3) and connect(2) in glibc's and Go's words, and curl's.
@@ -58,6 +59,16 @@ def resuming(run_id: str, definition: Any, result: Result) -> tuple[str, ...]:
     return (
         f"mirage-run --resume {run_id}{more.get(str(result.reason), '')} starts it again with what it saved, "
         f"{saved[-1]} the last",
+    )
+
+
+def going_on(run_id: str, definition: Any, result: Result) -> tuple[str, ...]:
+    """How a run that was recovered goes on: from what it had saved, or from its beginning, where it did not end itself."""
+    found = resuming(run_id, definition, result)
+    if found or (result.reason != DAEMON_RESTART and result.status != "lost"):
+        return found
+    return (
+        f"it had saved nothing: mirage-run --config {definition['externalParameters']['configPath']} starts it anew",
     )
 
 

@@ -19,7 +19,7 @@ LAYERS = (
     "digest canonical reference sizes redaction engine_values image.layer image.oci",
     "ports ports_upkeep",
     "process secret_sources source journal hardware logtimes logspool logreading interrupts ends plan "
-    "cancelling single_flight progress rounding where locks skeleton "
+    "cancelling retrying single_flight progress rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides project_folder config store artifacts executors",
     "key image",
     "provenance compare trust fences",

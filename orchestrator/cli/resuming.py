@@ -88,6 +88,7 @@ def _layer(name: str, value: Json, option: str) -> Layer:
 
 def find(place: Workplace, text: str) -> Row:
     """The run, sealed. Raises ConfigError for one that goes on, or is not there."""
+    from orchestrator import retrying
     from orchestrator.journal import is_held
 
     unfinished = place.folders.unfinished()
@@ -104,7 +105,14 @@ def find(place: Workplace, text: str) -> Row:
             f"{opened[0]} has no record yet, and could not be given one",
             hint=f"mirage recover {opened[0]}",
         )
-    return place.catalog.find(text)
+    row = place.catalog.find(text)
+    last, more = retrying.last(place.folders, row.run_id)
+    if more or last in unfinished:
+        raise ConfigError(
+            f"{row.run_id} is being made again just now: there is nothing to resume yet",
+            hint=f"`mirage wait {row.run_id}` waits for that, `mirage cancel {row.run_id}` ends it",
+        )
+    return row
 
 
 def _require(place: Workplace, found: Resumable, changes: Changes, flags: dict[str, Json]) -> None:

@@ -71,7 +71,7 @@ def recover(run_ids: tuple[str, ...], as_json: bool) -> None:
             print(f"{item.plan.run_id} {result.status}{how}")
             for output in result.outputs:
                 print(f"  saved  {output.id}")
-            for hint in hints.resuming(item.plan.run_id, item.plan.definition(), result):
+            for hint in hints.going_on(item.plan.run_id, item.plan.definition(), result):
                 print(f"  -> {hint}")
         else:
             print(f"{item.run_id} left alone: {item.reason}")

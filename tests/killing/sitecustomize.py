@@ -2,7 +2,8 @@
 name in the store.
 
 MIRAGE_TEST_SIGNAL sends itself another signal instead, NUMBERxTIMES. MIRAGE_TEST_HEARTBEAT asks the engine for a sign of
-life that often, in seconds. MIRAGE_TEST_PROGRESS tells the progress of each step that soon, and that often.
+life that often, in seconds. MIRAGE_TEST_PAUSE: the seconds between two attempts. MIRAGE_TEST_PROGRESS: the seconds before the
+first word of a step's progress, and between two.
 """
 
 import os
@@ -33,6 +34,10 @@ if "MIRAGE_TEST_HEARTBEAT" in os.environ:
     from orchestrator import life
 
     life.HEARTBEAT = float(os.environ["MIRAGE_TEST_HEARTBEAT"])
+if "MIRAGE_TEST_PAUSE" in os.environ:
+    from orchestrator import attempts
+
+    attempts.RETRY_PAUSE = float(os.environ["MIRAGE_TEST_PAUSE"])
 if "MIRAGE_TEST_PROGRESS" in os.environ:
     from orchestrator import progress
 
