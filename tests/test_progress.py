@@ -52,7 +52,7 @@ print("saved", flush=True)
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(
         tmp_path_factory.mktemp("progress"),
-        WORKFLOW,
+        WORKFLOW + f"# {os.urandom(8).hex()}\n",  # no engine has its image already
         files={"workflows/large.py": LARGE, "configs/bad.yaml": "training: {lr: 1, lr: 2}\n"},
     )
 

@@ -56,4 +56,26 @@ if _BEFORE:
     os.link = _die_or_link  # type: ignore[assignment]  # it takes what our own calls give
 
 if "MIRAGE_TEST_PHASE" in os.environ:
-    import phases  # type: ignore[import-not-found]  # noqa: F401  (it arms itself, and lies beside this file)
+    import phases  # type: ignore[import-not-found]
+
+    if "MIRAGE_TEST_SIGNAL" in os.environ:
+        import threading
+        import time
+
+        _sent = threading.Event()
+
+        def _send() -> None:
+            for _ in range(int(_TIMES)):
+                os.kill(os.getpid(), int(_NUMBER))
+                time.sleep(0.06)
+
+        def _signalled(moment: str) -> None:
+            """In place of dying: the signals come one after another, while the point is held for a moment."""
+            if moment == phases._MOMENT and not _sent.is_set():
+                _sent.set()
+                with open(os.environ["MIRAGE_TEST_MET"], "w") as met:
+                    met.write(moment)
+                threading.Thread(target=_send, daemon=True).start()
+                time.sleep(0.25)
+
+        phases._die = _signalled
