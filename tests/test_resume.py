@@ -253,6 +253,8 @@ def test_a_run_that_goes_on_is_left_alone(project: Project) -> None:
         for text in (run_id, "latest"):
             said = refused(project, text)
             assert f"{run_id} is still going" in said and f"mirage cancel {run_id}" in said
+        newer = project.run("--workflow", "workflows.chain", code=1)["run_id"]
+        assert resumed(project, "latest", code=1)["resume_of"]["run"] == newer, "the newest of all"
         os.killpg(process.pid, signal.SIGKILL)  # its container goes on
         process.communicate()
         assert "still going" in refused(project, run_id)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.catalog import Row
     from orchestrator.cli.detaching import Background
     from orchestrator.config import ProjectSettings
+    from orchestrator.reference import RunId
 
 
 def resume(
@@ -87,24 +88,16 @@ def _layer(name: str, value: Json, option: str) -> Layer:
 
 
 def find(place: Workplace, text: str) -> Row:
-    """The run, sealed. Raises ConfigError for one that goes on, or is not there."""
+    """The run, sealed; `latest` is the newest of all. Raises ConfigError for one that goes on, or is not there."""
     from orchestrator import retrying
-    from orchestrator.journal import is_held
 
     unfinished = place.folders.unfinished()
-    opened = [each for each in unfinished if each.startswith(text)] or (
-        unfinished[-1:] if text == "latest" else []
-    )
+    opened = unfinished[-1:] if text == "latest" else [each for each in unfinished if each.startswith(text)]
+    if text == "latest" and opened:
+        newest = place.catalog.select(limit=1)
+        opened = [] if newest and newest[0].run_id > opened[0] else opened
     if len(opened) == 1:
-        if is_held(place.folders, opened[0]) or place.executor.find(opened[0]) is not None:
-            raise ConfigError(
-                f"{opened[0]} is still going: there is nothing to resume yet",
-                hint=f"`mirage wait {opened[0]}` waits for its end, `mirage cancel {opened[0]}` ends it",
-            )
-        raise ConfigError(
-            f"{opened[0]} has no record yet, and could not be given one",
-            hint=f"mirage recover {opened[0]}",
-        )
+        raise _open(place, opened[0])
     row = place.catalog.find(text)
     last, more = retrying.last(place.folders, row.run_id)
     if more or last in unfinished:
@@ -113,6 +106,22 @@ def find(place: Workplace, text: str) -> Row:
             hint=f"`mirage wait {row.run_id}` waits for that, `mirage cancel {row.run_id}` ends it",
         )
     return row
+
+
+def _open(place: Workplace, run_id: RunId) -> ConfigError:
+    """Why an open run cannot be resumed: it goes on, or could not be sealed."""
+    from orchestrator.journal import is_held
+
+    handle = None if is_held(place.folders, run_id) else place.executor.find(run_id)
+    state = None if handle is None else place.executor.state(handle)
+    if is_held(place.folders, run_id) or (state is not None and state.status == "running"):
+        return ConfigError(
+            f"{run_id} is still going: there is nothing to resume yet",
+            hint=f"`mirage wait {run_id}` waits for its end, `mirage cancel {run_id}` ends it",
+        )
+    return ConfigError(
+        f"{run_id} has no record yet, and could not be given one", hint=f"mirage recover {run_id}"
+    )
 
 
 def _require(place: Workplace, found: Resumable, changes: Changes, flags: dict[str, Json]) -> None:
