@@ -191,7 +191,7 @@ def _tell(finished: Finished) -> None:
         print(f"  again  after {again['run']}, which the engine or the machine ended")
     resumed = plan.summary().get("resume_of")
     if isinstance(resumed, dict):
-        print(f"  resume of {resumed['run']}, from {', '.join(map(str, resumed['artifacts']))}")  # type: ignore[arg-type]
+        print(f"  resumes {resumed['run']}, from {', '.join(map(str, resumed['artifacts']))}")  # type: ignore[arg-type]
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
     for hint in finished.hints:
