@@ -198,6 +198,9 @@ def test_show_lineage_and_diff_know_it(project: Project, died: str, went_on: dic
     below = project.asked("lineage", died, "--down")["edges"]
     assert {"from": "model:checkpoint:v3", "to": run_id, "how": "resumed"} in below
     assert "(resumed)" in project.mirage("lineage", run_id, "--up")
+    page = project.folder.parent / "report.html"
+    project.mirage("report", run_id, "-o", str(page))
+    assert f"saved by {died}, which this run resumes" in page.read_text()
     sections = {each["section"]: each for each in project.asked("diff", died, run_id)["differences"]}
     assert [each["name"] for each in sections["inputs"]["changes"]] == ["model:checkpoint:v3"]
     listed = project.asked("ls", "--where", f"resume_of = {died}")["runs"]
