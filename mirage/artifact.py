@@ -134,12 +134,21 @@ class Artifact:
             raise ArtifactError(
                 f"{id!r} is a {kind}, not a {cls.kind}", hint=f"artifact.{_KINDS[kind].__name__}.load({id!r})"
             )
-        entry = session.current().resolve(id)
-        path = entry["path"] if entry["entry"] is None else os.path.join(entry["path"], entry["entry"])
         made = cls if cls.kind else _KINDS[kind]
-        return made(  # type: ignore[return-value]  # without a kind, cls is Artifact itself
-            entry["id"], entry["digest"], entry["size"], entry["format"], entry.get("metadata") or {}, path
-        )
+        return _made(made, session.current().resolve(id))  # type: ignore[return-value]  # of cls's kind, or cls has none
+
+    @classmethod
+    def resumed(cls: type[A], name: str) -> A | None:
+        """The last artifact of this kind and name that was saved by the run which this one resumes.
+
+        None in a run that resumes none (`mirage-run --resume RUN`), where that one had saved no such artifact,
+        and outside of a run. Raises ArtifactError for a name outside of the grammar.
+        """
+        if not cls.kind:
+            raise TypeError("resumed with a kind, such as artifact.Model.resumed(...)")
+        check_name(name, "the artifact's name")
+        found = _resumed(f"{cls.kind}:{name}:")
+        return _made(cls, found[-1]) if found else None
 
     def _value(self, *, unpickle: bool = False) -> Any:
         from mirage.loading import read
@@ -208,6 +217,26 @@ def load(id: str) -> Artifact:
 def inputs() -> dict[str, Artifact]:
     """All inputs of the run, by their ids as the config writes them."""
     return {id: load(id) for id in session.current().input_ids()}
+
+
+def resumed() -> tuple[Artifact, ...]:
+    """All that this run goes on from: of each kind and name the last one that the run saved which this one resumes.
+
+    In the order in which they were saved; empty in a run that resumes none, and outside of a run.
+    """
+    return tuple(_made(_KINDS[entry["id"].split(":")[0]], entry) for entry in _resumed(""))
+
+
+def _resumed(beginning: str) -> tuple[dict[str, Any], ...]:
+    host = session.active()
+    return () if host is None else host.resumed(beginning)
+
+
+def _made(cls: type[A], entry: Mapping[str, Any]) -> A:
+    path = entry["path"] if entry["entry"] is None else os.path.join(entry["path"], entry["entry"])
+    return cls(
+        entry["id"], entry["digest"], entry["size"], entry["format"], entry.get("metadata") or {}, path
+    )
 
 
 def _write(value: Any, folder: str, format: str | None) -> tuple[str, str | None]:

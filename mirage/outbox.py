@@ -27,7 +27,7 @@ class OutboxSession:
         self._root = root
         self._artifacts = os.path.join(root, "out", "artifacts")
         self._next = 0
-        self._inputs: dict[str, dict[str, Any]] | None = None
+        self._listed: dict[str, Any] | None = None
         self.config_path = os.environ.get("MIRAGE_CONFIG", "config.json")
 
     def config_values(self) -> dict[str, Any]:
@@ -45,6 +45,14 @@ class OutboxSession:
         entry = entries.get(id) or next((e for e in entries.values() if e["id"] == id), None)
         if entry is None:
             raise not_an_input(id, tuple(entries), self.config_path)
+        return self._taken(entry)
+
+    def resumed(self, beginning: str = "") -> tuple[dict[str, Any], ...]:
+        """What the run had saved that this one resumes, where its id begins so; oldest first."""
+        listed = self._list().get("resumed", ())
+        return tuple(self._taken(entry) for entry in listed if entry["id"].startswith(beginning))
+
+    def _taken(self, entry: dict[str, Any]) -> dict[str, Any]:
         path = os.path.join(self._root, "in", entry["path"])
         sys.audit("mirage.input", path)  # whoever reads it, this workflow asked for it: see startup.py
         return {**entry, "path": path}
@@ -138,9 +146,12 @@ class OutboxSession:
             )
 
     def _entries(self) -> dict[str, dict[str, Any]]:
-        if self._inputs is None:
-            self._inputs = dict(self._read(os.path.join(self._root, "in", "inputs.json"))["inputs"])
-        return self._inputs
+        return dict(self._list()["inputs"])
+
+    def _list(self) -> dict[str, Any]:
+        if self._listed is None:
+            self._listed = dict(self._read(os.path.join(self._root, "in", "inputs.json")))
+        return self._listed
 
     def _read(self, path: str) -> Any:
         try:

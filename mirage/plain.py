@@ -46,6 +46,10 @@ class PlainSession:
         entry: dict[str, Any] = self._ask(ArtifactError, self._host.resolve, id)
         return entry
 
+    def resumed(self, beginning: str = "") -> tuple[dict[str, Any], ...]:
+        """Nothing: a workflow outside of a container resumes no run."""
+        return ()
+
     def new_payload(self) -> tuple[int, str]:
         """A number and an empty directory."""
         payload: tuple[int, str] = self._ask(ArtifactError, self._host.new_payload)

@@ -29,6 +29,9 @@ class Session(Protocol):
     def resolve(self, id: str) -> dict[str, Any]:
         """An input's entry, with an absolute ``path``; raises ArtifactError for an id that is no input."""
 
+    def resumed(self, beginning: str = "") -> tuple[dict[str, Any], ...]:
+        """The entries of what the run had saved that this one resumes, whose ids begin so; oldest first."""
+
     def new_payload(self) -> tuple[int, str]:
         """A number and an empty directory of that number, for this caller alone."""
 

@@ -108,7 +108,12 @@ def plan_of(
         definition_json=encode(definition).decode(),
         builder_json=encode(provenance.builder(executor.id, executor.info())).decode(),
         summary_json=encode(
-            {**_summary(request, prepared), "retry_of": link, "fences": [*fences.changed(definition)]}
+            {
+                **_summary(request, prepared),
+                "retry_of": link,
+                "resume_of": None,
+                "fences": [*fences.changed(definition)],
+            }
         ).decode(),
     )
 
@@ -203,6 +208,7 @@ def _definition(request: Request, prepared: Prepared, sandbox: Sandbox) -> Json:
             "timeout": settings.run.timeout,
             "reproduces": None,
             "environment": prepared.environment.origin.to_json(),
+            "resumeOf": None,
             "sandbox": provenance.sandbox_json(sandbox),
         },
         "resolvedDependencies": dependencies,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import canonical
+from orchestrator.ends import DAEMON_RESTART
 from orchestrator.provenance import Result
 
 # What programs print when there is no network: getaddrinfo(3) and connect(2) in glibc's and Go's words, and curl's.
@@ -31,7 +32,7 @@ _READ_ONLY = (b"Read-only file system", b"[Errno 30]")
 TAIL = 4096
 
 
-def of_sealed(definition: Any, result: Result, log: Path) -> tuple[str, ...]:
+def of_sealed(run_id: str, definition: Any, result: Result, log: Path) -> tuple[str, ...]:
     """The hints of a run that was sealed just now, with its log's file."""
     tail = b""
     try:
@@ -41,7 +42,34 @@ def of_sealed(definition: Any, result: Result, log: Path) -> tuple[str, ...]:
     except OSError:
         pass
     audit: Any = None if result.audit_json is None else canonical.decode(result.audit_json)
-    return tuple(of(result.status, definition, audit, tail))
+    return (*of(result.status, definition, audit, tail), *resuming(run_id, definition, result))
+
+
+def resuming(run_id: str, definition: Any, result: Result) -> tuple[str, ...]:
+    """How a run goes on that something outside of its workflow ended, where it had saved something.
+
+    Nothing of one that failed by itself: the same commit would fail again.
+    """
+    ended = result.status in ("interrupted", "lost") or result.reason in ("timeout", "out of memory")
+    internal = definition["internalParameters"]
+    saved = [output.id for output in result.outputs] or (internal.get("resumeOf") or {}).get("artifacts")
+    if not ended or not saved or internal["reproduces"] is not None:
+        return ()
+    more = {"timeout": " --timeout ...", "out of memory": " --set mirage.run.memory=..."}
+    return (
+        f"mirage-run --resume {run_id}{more.get(str(result.reason), '')} starts it again with what it saved, "
+        f"{saved[-1]} the last",
+    )
+
+
+def going_on(run_id: str, definition: Any, result: Result) -> tuple[str, ...]:
+    """How a run that was recovered goes on: from what it had saved, or from its beginning, where it did not end itself."""
+    found = resuming(run_id, definition, result)
+    if found or (result.reason != DAEMON_RESTART and result.status != "lost"):
+        return found
+    return (
+        f"it had saved nothing: mirage-run --config {definition['externalParameters']['configPath']} starts it anew",
+    )
 
 
 def of(status: str, definition: dict[str, Any], audit: dict[str, Any] | None, tail: bytes) -> list[str]:
@@ -57,7 +85,14 @@ def of(status: str, definition: dict[str, Any], audit: dict[str, Any] | None, ta
             found += [_missing(path, external) for path in _names(audit, "missing") if _told(path, end)][:3]
         if _says(end, _READ_ONLY):
             found += [_write(path) for path in _names(audit, "writes") if _told(path, end)][:3]
-    unused = _names(audit, "inputsUnused")
+    link = definition.get("internalParameters", {}).get("resumeOf") or {}
+    unread = [name for name in _names(audit, "inputsUnused") if name in link.get("artifacts", ())]
+    if unread:
+        found.append(
+            f"resumed, and not seen read: {', '.join(unread)} (a workflow goes on from what "
+            "artifact.Model.resumed(NAME) and its like give it)"
+        )
+    unused = [name for name in _names(audit, "inputsUnused") if name not in unread]
     if unused and status == "succeeded":
         found.append(
             f"declared and not seen used: {', '.join(unused)} "

@@ -28,6 +28,7 @@ from orchestrator.journal import Journal, RunFolders, read
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
 from orchestrator.ports import Ended, Executor, Reporter, Store
+from orchestrator.progress import phase
 from orchestrator.provenance import Byproduct, Result, ResultOutput
 from orchestrator.reference import RunId, parse_artifact
 from orchestrator.store.sessions import release, writing
@@ -282,8 +283,9 @@ def seal(
     Raises StoreError where the store cannot take it; everything stays for `mirage recover`.
     """
     journal.write("collect")
-    outbox.poll(give_up=False)
-    outbox.settle()
+    with phase(reporter, "collect"):
+        outbox.poll(give_up=False)
+        outbox.settle()
     with writing(store) as kept:
         within = (kept, outbox.within(kept), notary.within(kept))
         sealed = _seal(plan, end, *within, spool, log, journal, reporter, recovered)

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from orchestrator.artifacts.guard import Guard
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.artifacts.outbox import Outbox
 from orchestrator.artifacts.version import resolve
-from orchestrator.canonical import decode
+from orchestrator.canonical import Json, decode
 from orchestrator.config import find_project, load_config, load_project
 from orchestrator.errors import ArtifactError, ConfigError
 from orchestrator.redaction import Redactor
@@ -43,6 +44,12 @@ class PlainReporter:
         print(f"mirage: {text}", file=sys.stderr)
 
     def detail(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None:
+        """Nothing."""
+
+    def event(self, name: str, fields: Mapping[str, Json]) -> None:
         """Nothing."""
 
     def log(self, stream: str, data: bytes) -> None:

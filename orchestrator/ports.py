@@ -5,12 +5,13 @@ No host path crosses the executor seam: it speaks in digests and streams, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from orchestrator.canonical import Json
 from orchestrator.digest import Digest
 from orchestrator.engine_values import (
     BuildSpec,
@@ -77,8 +78,11 @@ class Store(Upkeep, Protocol):
     def materialise(self, digest: Digest, target: Path, *, executable: bool) -> None:
         """Make the blob's bytes appear at ``target``, read-only, verified, by hard link where possible."""
 
-    def fetch(self, digests: Iterable[Digest]) -> None:
-        """Bring many blobs near, in parallel, before they are opened one by one; a folder has nothing to do."""
+    def fetch(self, digests: Iterable[Digest], count: Callable[[int], object] = lambda size: None) -> None:
+        """Bring many blobs near, in parallel, before they are opened one by one; a folder has nothing to do.
+
+        ``count`` is told of the bytes that came, as they come.
+        """
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object unless it exists: True if this call made it. Durable when it returns."""
@@ -218,6 +222,9 @@ class RunSpec:
     pids: int = 4096
     runtime: str | None = None  # the engine's name of an OCI runtime, such as runsc; None: its default
     secrets: tuple[str, ...] = ()  # names; the values are handed over at the start
+    resumed: tuple[
+        InputMount, ...
+    ] = ()  # what an earlier run had saved that this one goes on from, oldest first
 
 
 @dataclass(frozen=True)
@@ -324,6 +331,12 @@ class Reporter(Protocol):
 
     def detail(self, text: str) -> None:
         """A line of a long step (an installer's output); may be dropped or folded."""
+
+    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None:
+        """How many bytes of a long step are done; ``ended``: it is over, whole or not. May be dropped."""
+
+    def event(self, name: str, fields: Mapping[str, Json]) -> None:
+        """Something that only programs want to know; docs/cli.md has the list."""
 
     def log(self, stream: str, data: bytes) -> None:
         """Output of the workflow itself."""

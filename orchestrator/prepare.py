@@ -26,6 +26,7 @@ from orchestrator.key import Key, run_key
 from orchestrator.locks.committed import of_snapshot
 from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
+from orchestrator.progress import phase
 from orchestrator.redaction import NONE, Secrets
 from orchestrator.settings import OutputSettings
 from orchestrator.source import snapshot
@@ -81,7 +82,8 @@ class Prepared:
 class Stages:
     """Seconds by stage, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, reporter: Reporter | None = None) -> None:
+        self._reporter = reporter
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -89,7 +91,8 @@ class Stages:
         """Measure a block as part of stage ``name``."""
         started = time.monotonic()
         try:
-            yield
+            with phase(self._reporter, name):
+                yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
 
@@ -123,7 +126,7 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
         return vcs_source.of_folder(taken.files, path)
 
     with stages("resolve"):
-        inputs = tuple(_resolve(services.store, written) for written in config.inputs)
+        inputs = tuple(resolve_input(services.store, written) for written in config.inputs)
         bases = Bases(
             engine,
             library,
@@ -160,7 +163,7 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
             fresh=request.no_cache,
             manner=services.manner,
             folders=folder,
-            meanwhile=lambda made: assemble.hold(base, made, engine, library),
+            meanwhile=lambda made: assemble.hold(base, made, engine, library, reporter),
         )
         argv = ("python", "-m", settings.workflow, "--config", config.path, *request.extra)
         title = services.project.settings.project if services.project.named else None
@@ -214,7 +217,8 @@ def _check_workflow(taken: Snapshot, workflow: str) -> None:
     )
 
 
-def _resolve(store: Store, written: str) -> InputMount:
+def resolve_input(store: Store, written: str) -> InputMount:
+    """An id, or an alias, as an input of a run. Raises ArtifactError where the store does not have it."""
     found = version.resolve(store, written)
     return InputMount(
         written=written,

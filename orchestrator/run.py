@@ -1,47 +1,27 @@
 """The main job, on one screen: prepare, begin, submit, start, follow, seal.
 
-Reads top to bottom in `run`; what comes before the container is prepare.py's, what comes after its start is life.py's.
-Opens nothing itself: the command line hands in store, engine, executor and reporter.
+Reads top to bottom in `run`; what comes before the container is prepare.py's, its attempts are attempts.py's, what
+comes after its start is life.py's. Opens nothing itself: the command line hands in store, engine, executor and reporter.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
-from orchestrator import cancelling, canonical, definition, hints, life
-from orchestrator import journal as journals
-from orchestrator.artifacts.guard import Guard
+from orchestrator import canonical, definition
+from orchestrator.attempts import Finished, Link, attempt, attempts, whole
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
-from orchestrator.ends import End, classify, with_inputs
-from orchestrator.errors import EngineError, Interrupted, MirageError, StoreError
-from orchestrator.interrupts import Interrupts, as_ctrl_c
-from orchestrator.life import Sealed
-from orchestrator.logspool import LogSpool
+from orchestrator.errors import Interrupted
+from orchestrator.interrupts import as_ctrl_c
 from orchestrator.plan import Plan
 from orchestrator.ports import RunSpec
 from orchestrator.prepare import Request, Services, Stages, prepare
 from orchestrator.reference import RunId, new_run_id
 from orchestrator.store.sessions import hold, writing
 
-# Seconds before the next attempt, and before each further look for an engine that is away; and how long it is looked for.
-RETRY_PAUSE = 1.0
-RETRY_PATIENCE = 60.0
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run with its record."""
-
-    plan: Plan
-    sealed: Sealed
-    seconds: tuple[tuple[str, float], ...]
-    hints: tuple[str, ...] = ()
-    failure: MirageError | None = None  # what kept the workflow from starting
-    infrastructure: bool = False  # it was the engine's or the machine's fault
+__all__ = ["Finished", "carry_out", "not_begun", "run", "to_json"]
 
 
 def run(request: Request, services: Services, *, started: Callable[[RunId], None] | None = None) -> Finished:
@@ -50,7 +30,7 @@ def run(request: Request, services: Services, *, started: Callable[[RunId], None
     ``started`` is told as soon as the workflow runs.
     """
     services.notary.ready()
-    stages = Stages()
+    stages = Stages(services.reporter)
     try:
         with as_ctrl_c(), writing(services.store) as store:
             banked = replace(services, store=store, library=services.library.banking(store))
@@ -58,48 +38,24 @@ def run(request: Request, services: Services, *, started: Callable[[RunId], None
             run_id = new_run_id()
             hold(store, run_id, "prepared", definition.needs(prepared, store.put(request.config.canonical)))
     except KeyboardInterrupt as error:
-        raise Interrupted(
-            "interrupted before the run began: nothing was run, and there is no record",
-            hint="run it again; what was built so far is kept",
-        ) from error
-    left = request.config.settings.retry.infrastructure
-    before: Finished | None = None
-    while True:
+        raise not_begun() from error
+
+    def made(run_id: RunId, before: Link | None) -> tuple[RunSpec, Plan]:
         spec = definition.spec_of(run_id, request, prepared)
-        retry_of = None if before is None else (before.plan.run_id, before.sealed.record)
-        plan = definition.plan_of(
-            spec, request, prepared, services.executor, services.store.location, retry_of=retry_of
-        )
         services.reporter.stage("run", f"{run_id} ({prepared.image.image.digest[:19]})")
-        finished = _attempted(run_id, spec, plan, services, stages, started=started)
-        if not finished.infrastructure or left == 0:
-            return _whole(finished)
-        if finished.failure is None:
-            started = None  # it was told of the first one that started
-        # Its record names all that the next one needs, so that nothing of it goes meanwhile.
-        left, before, run_id = left - 1, finished, new_run_id()
-        _before_the_next(finished, left, services)
+        store = services.store.location
+        return spec, definition.plan_of(spec, request, prepared, services.executor, store, retry_of=before)
+
+    retries = request.config.settings.retry.infrastructure
+    return attempts(run_id, made, services, stages, retries=retries, started=started)
 
 
-def _before_the_next(ended: Finished, left: int, services: Services) -> None:
-    """Say that a run is made again, and give the engine a moment. Raises Interrupted at Ctrl-C."""
-    services.reporter.warn(
-        f"{ended.plan.run_id} was ended by the engine or the machine ({ended.sealed.result.reason}), and is recorded; "
-        f"making it again ({left} more after this)"
+def not_begun() -> Interrupted:
+    """Of a Ctrl-C before there is a run id."""
+    return Interrupted(
+        "interrupted before the run began: nothing was run, and there is no record",
+        hint="run it again; what was built so far is kept",
     )
-    until = time.monotonic() + RETRY_PATIENCE
-    try:
-        with as_ctrl_c():
-            while True:
-                time.sleep(RETRY_PAUSE)
-                with suppress(EngineError):
-                    return services.executor.ping()
-                if time.monotonic() > until:
-                    return None  # the attempt itself then says what is wrong
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            "interrupted before the run was made again", hint=f"mirage show {ended.plan.run_id}"
-        ) from error
 
 
 def carry_out(
@@ -116,178 +72,7 @@ def carry_out(
 
     ``withhold``: give out no versions, and answer the workflow with these ids, as the run did that is made again.
     """
-    return _whole(_attempted(run_id, spec, plan, services, stages, withhold=withhold, started=started))
-
-
-def _whole(finished: Finished) -> Finished:
-    if finished.failure is not None:
-        raise finished.failure
-    return finished
-
-
-def _attempted(
-    run_id: RunId,
-    spec: RunSpec,
-    plan: Plan,
-    services: Services,
-    stages: Stages,
-    *,
-    withhold: tuple[tuple[str, Digest], ...] | None = None,
-    started: Callable[[RunId], None] | None = None,
-) -> Finished:
-    with Interrupts() as interrupts:
-        journal = journals.begin(services.folders, run_id, plan.encode())
-        try:
-            if withhold is not None:
-                journal.write("withhold", outputs=[list(pair) for pair in withhold])
-            attempt = _Attempt(run_id, plan, services, journal, stages)
-            with LogSpool(services.folders.of(run_id) / "log") as spool:
-                output = attempt.start(spec, interrupts)
-                if started is not None and attempt.failure is None:
-                    started(run_id)
-                end = attempt.follow(output, interrupts, spool)
-                sealed = attempt.seal(end, spool, interrupts)
-        finally:
-            journal.release()
-    if attempt.failure is not None:
-        services.reporter.note(f"it could not start, and is recorded: mirage show {run_id}")
-    # what else can keep it from starting (a full store, a wrong input) is not better the next time
-    infrastructure = end.infrastructure and isinstance(attempt.failure, EngineError | None)
-    told = hints.of_sealed(attempt.plan.definition(), sealed.result, services.folders.of(run_id) / "log")
-    return Finished(attempt.plan, sealed, stages.seconds(), told, attempt.failure, infrastructure)
-
-
-class _Attempt:
-    """One run between its journal's first and last line; ``failure`` is what kept the workflow from starting."""
-
-    def __init__(
-        self, run_id: RunId, plan: Plan, services: Services, journal: journals.Journal, stages: Stages
-    ) -> None:
-        self.plan = plan
-        self.failure: MirageError | None = None
-        self._run_id = run_id
-        self._services = services
-        self._journal = journal
-        self._stages = stages
-        self._handle: str | None = None
-        self._before_start: End | None = None
-        self._outbox = life.open_outbox(
-            services.executor,
-            services.store,
-            services.folders,
-            journal,
-            run_id,
-            services.reporter,
-            Guard(services.secrets.redactor, services.outputs),
-        )
-
-    def start(self, spec: RunSpec, interrupts: Interrupts) -> Iterator[tuple[str, bytes]]:
-        """Create the container and start it; gives its output.
-
-        What keeps it from starting becomes ``failure``, and gets a record like any other end; where the engine
-        does not say whether it started, EngineError is raised and the run is left to `mirage recover`.
-        """
-        executor, journal = self._services.executor, self._journal
-        try:
-            with self._stages("fetch"):
-                journal.write("create")
-                with interrupts.leaving_at(1):  # large inputs take their time
-                    self._handle = executor.submit(spec)
-            with self._stages("start"):
-                secrets = self._services.secrets
-                output = secrets.redactor.output(executor.follow(self._handle))
-                journal.write("start")
-                executor.start(self._handle, secrets)
-                return output
-        except Interrupted as error:
-            self.failure = Interrupted(
-                "interrupted before the workflow started", hint="run it again; inputs that are laid out stay"
-            )
-            self._before_start = End(None, "before-start", by=interrupts.by)
-            self._handle = self._handle or executor.find(self._run_id)
-            journal.write("trouble", message=error.message, stopped="before-start", by=interrupts.by)
-            return iter(())
-        except MirageError as error:
-            if isinstance(error, EngineError) and self._has_started():
-                raise
-            self.failure = error
-            journal.write("trouble", message=self._services.secrets.redactor.text(error.message))
-            return iter(())
-
-    def _has_started(self) -> bool:
-        """Whether the container runs, or ran, for all that the engine says. Raises EngineError where it is silent."""
-        executor = self._services.executor
-        self._handle = self._handle or executor.find(self._run_id)
-        state = executor.state(self._handle) if self._handle is not None else None
-        return state is not None and state.status != "created"
-
-    def follow(self, output: Iterator[tuple[str, bytes]], interrupts: Interrupts, spool: LogSpool) -> End:
-        """Follow it to its end, taking what it saves."""
-        if self._before_start is not None:
-            return self._before_start
-        if self.failure is not None or self._handle is None:
-            told = self.failure.message if self.failure else "no container"
-            return End(None, None, self._services.secrets.redactor.text(told))
-        with self._stages("execute"):
-            follower = life.Follower(
-                self._services.executor,
-                self._handle,
-                self._journal,
-                self._outbox,
-                spool,
-                self._services.reporter,
-                lambda: cancelling.asked(self._services.folders, self._run_id),
-            )
-            return follower.follow(output, interrupts, timeout=self.plan.timeout, grace=self.plan.grace)
-
-    def seal(self, end: End, spool: LogSpool, interrupts: Interrupts) -> Sealed:
-        """Write the record, then remove the container; where the store cannot take it, all stays for recovery.
-
-        Raises Interrupted at the third interrupt, counted from the run's beginning.
-        """
-        try:
-            with self._stages("record"), interrupts.leaving_at(max(3, interrupts.count + 1)):
-                return self._sealed(end, spool)
-        except Interrupted as error:
-            raise Interrupted(
-                f"left while the record of {self._run_id} was being written",
-                hint="`mirage recover` seals it",
-            ) from error
-
-    def _sealed(self, end: End, spool: LogSpool) -> Sealed:
-        end = with_inputs(end, self._services.executor, self._run_id, self._services.reporter)
-        try:
-            sealed = life.seal(
-                self.plan,
-                end,
-                store=self._services.store,
-                outbox=self._outbox,
-                spool=spool,
-                log=self._services.folders.of(self._run_id) / "log",
-                journal=self._journal,
-                reporter=self._services.reporter,
-                notary=self._services.notary,
-                recovered=False,
-            )
-        except MirageError as error:
-            if isinstance(error, StoreError) and error.away and self.failure is None:
-                raise StoreError(
-                    f"{error.message}; the run {self._run_id} {classify(end)[0]}, and what it saved, its log and "
-                    "its record wait on this machine",
-                    hint="when the store answers again: mirage artifact push --pending"
-                    + (f" (to help it: {error.hint})" if error.hint else ""),
-                ) from error
-            self._services.reporter.warn(
-                f"the run has ended and its record could not be written; once what follows is mended,\n"
-                f"  `mirage recover {self._run_id}` writes it, with all that was saved"
-            )
-            raise (self.failure or error) from error
-        try:
-            self._services.executor.cleanup(self._handle, self._run_id)
-            self._journal.close()
-        except MirageError as error:  # the record is there: this is the next process's to tidy up
-            self._services.reporter.warn(f"{error.message}; `mirage recover` removes what is left")
-        return sealed
+    return whole(attempt(run_id, spec, plan, services, stages, withhold=withhold, started=started))
 
 
 def to_json(finished: Finished) -> dict[str, Json]:

@@ -49,6 +49,7 @@ class _Told:
         self._path = path
         self._reporter = reporter
         self.warn, self.detail, self.log = reporter.warn, reporter.detail, reporter.log
+        self.progress, self.event = reporter.progress, reporter.event
 
     def stage(self, name: str, detail: str = "") -> None:
         """A stage begins."""

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +65,10 @@ class Notes:
 
     def log(self, stream: str, data: bytes) -> None:
         raise AssertionError("nothing runs a workflow here")
+
+    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None: ...
+
+    def event(self, name: str, fields: Mapping[str, object]) -> None: ...
 
 
 class CountingEngine(DockerEngine):

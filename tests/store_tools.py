@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,10 @@ class Heard:
     def detail(self, text: str) -> None: ...
 
     def log(self, stream: str, data: bytes) -> None: ...
+
+    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None: ...
+
+    def event(self, name: str, fields: Mapping[str, object]) -> None: ...
 
 
 @contextmanager

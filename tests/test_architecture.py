@@ -19,14 +19,14 @@ LAYERS = (
     "digest canonical reference sizes redaction engine_values image.layer image.oci",
     "ports ports_upkeep",
     "process secret_sources source journal hardware logtimes logspool logreading interrupts ends plan "
-    "cancelling single_flight rounding where locks skeleton "
+    "cancelling retrying single_flight progress rounding where locks skeleton "
     "yamlschema yamlcore setting_values settings overrides project_folder config store artifacts executors",
     "key image",
     "provenance compare trust fences",
     "catalog",
-    "life prepare definition hints run",
+    "life prepare definition hints attempts run",
     "questions judging upkeep",
-    "recover plain report exports checks",
+    "recover plain report exports checks resume",
     "cli",
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}

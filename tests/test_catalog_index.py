@@ -8,7 +8,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class Heard:
     def note(self, text: str) -> None: ...
     def detail(self, text: str) -> None: ...
     def log(self, stream: str, data: bytes) -> None: ...
+
+    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None: ...
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None: ...
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 

@@ -143,8 +143,16 @@ def test_logs_follow_a_run_of_another_process_also_over_its_death(project: Proje
     assert reader.stdout.readline() == "begun\n"
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+    late = project.start("logs", "-f", run_id, program="mirage")  # while nobody follows the run
+    assert late.stdout is not None
+    assert late.stdout.readline() == "begun\n"
+    assert {"run_id": run_id, "status": "unfinished"} in project.asked("ls")["runs"]
     adopter = project.start("recover", run_id, program="mirage")
-    out = reader.stdout.read()  # not by `communicate`, which passes over what is buffered already
-    assert (project.ended(reader, 60)[1:]) == ("", 0)
-    assert out == "".join(f"{number}\n" for number in range(60))
+    later = project.start("logs", "-f", run_id, program="mirage")  # while another process adopts it
+    whole = "".join(f"{number}\n" for number in range(60))
+    for each, rest in ((reader, whole), (late, whole), (later, "begun\n" + whole)):
+        assert each.stdout is not None
+        out = each.stdout.read()  # not by `communicate`, which passes over what is buffered already
+        assert (project.ended(each, 60)[1:]) == ("", 0)
+        assert out == rest
     assert project.ended(adopter)[2] == 0

@@ -15,6 +15,7 @@ from orchestrator.artifacts.version import read_verified
 from orchestrator.digest import Digest, hex_of
 from orchestrator.errors import StoreError
 from orchestrator.ports import Reporter, Store
+from orchestrator.progress import Meter
 from orchestrator.single_flight import single_flight
 
 
@@ -72,7 +73,9 @@ class InputCache:
             _remove(work)
 
     def _fill(self, top: Path, entries: tuple[tree.TreeEntry, ...]) -> None:
-        self._store.fetch(entry.digest for entry in entries if entry.digest is not None)
+        digests = [entry.digest for entry in entries if entry.digest is not None]
+        with Meter(self._reporter, "fetch", sum(entry.size for entry in entries)) as meter:
+            self._store.fetch(digests, meter.add)
         made = {top}
         for entry in entries:
             path = top / entry.path

@@ -6,33 +6,32 @@ directory that was opened once, links are never followed, sizes are bounded. For
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from orchestrator import canonical
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.declared import Ready, metrics_of, parse_ready
 from orchestrator.artifacts.guard import NO_GUARD, Guard
+from orchestrator.artifacts.outbox_files import read_json, size_of, write
 from orchestrator.artifacts.version import Manifest, Version, publish
 from orchestrator.canonical import Json
 from orchestrator.digest import CHUNK, Digest, hex_of
 from orchestrator.errors import ArtifactError, MirageError, StoreError
 from orchestrator.ports import Reporter, Store
+from orchestrator.progress import Meter
 from orchestrator.reference import ArtifactRef
 from orchestrator.sizes import readable_size
 from orchestrator.store.sessions import StoreBusy, writing
 
 _READY = re.compile(r"(0|[1-9][0-9]{0,8})\.ready\.json")
 _PAYLOAD = re.compile(r"(0|[1-9][0-9]{0,8})")
-_READY_LIMIT = 1 << 20
 # How often a save is taken again at once, where a collection of garbage took away what it was about to use.
 _TRIES = 3
 _LINE_LIMIT = 1 << 20
@@ -175,7 +174,7 @@ class Outbox:
         else:
             self.outputs.append(Output(n, version, None))
             answer.update(id=self._named(n, version), digest=version.digest, size=version.manifest.size)
-            self._reporter.note(f"saved {version.ref} ({readable_size(version.manifest.size)})")
+            self._told(version)
         self._seen.add(n)
         self._unanswered[n] = canonical.encode(answer)
         self._answer(top, n)
@@ -198,7 +197,7 @@ class Outbox:
                 if self._published is not None:
                     self._published(n, made)
                 self.outputs.append(Output(n, made, None))
-                self._reporter.note(f"saved {made.ref} ({readable_size(manifest.size)})")
+                self._told(made)
             except StoreError:
                 raise
             except MirageError as error:
@@ -206,10 +205,15 @@ class Outbox:
             self._made.pop(n, None)
         self.outputs.sort(key=lambda output: output.n)
 
+    def _told(self, made: Version) -> None:
+        size = made.manifest.size
+        self._reporter.note(f"saved {made.ref} ({readable_size(size)})")
+        self._reporter.event("saved", {"id": str(made.ref), "digest": made.digest, "size": size})
+
     def _answer(self, top: int, n: int) -> None:
         """Tell the workflow; where its outbox does not let us, at the next poll."""
         try:
-            _write(top, f"{n}.done.json", self._unanswered[n])
+            write(top, f"{n}.done.json", self._unanswered[n])
             del self._unanswered[n]
         except OSError as error:
             self._warn_once(f"the workflow cannot be told that artifact {n} was taken: {error.strerror}")
@@ -225,7 +229,7 @@ class Outbox:
             self._reporter.warn(f"an artifact was not published: {message}")
 
     def _publish(self, top: int, n: int) -> Version:
-        ready = _read_json(top, f"{n}.ready.json")
+        ready = read_json(top, f"{n}.ready.json")
         manifest_of = parse_ready(ready)
         self.guard.check_text(canonical.encode(ready), "its name or metadata")
         try:
@@ -243,7 +247,9 @@ class Outbox:
             os.close(payload)
 
     def _collect(self, store: Store, n: int, payload: int, manifest_of: Ready) -> Version:
-        entries = tree.collect(store, payload, self.guard)
+        total = None if manifest_of.entry is None else size_of(manifest_of.entry, payload)
+        with Meter(self._reporter, f"collect {manifest_of.kind}:{manifest_of.name}", total) as meter:
+            entries = tree.collect(store, payload, self.guard, meter=meter)
         files = [entry for entry in entries if entry.kind == "f"]
         if manifest_of.entry is not None and manifest_of.entry not in {entry.path for entry in files}:
             raise ArtifactError(f"artifact {n} names the file {manifest_of.entry!r}, which it does not have")
@@ -361,36 +367,3 @@ class Outbox:
             if top is None:
                 return 0
             return sum(1 for n in self._numbers(top, _PAYLOAD) if n not in self._seen)
-
-
-def _read_json(folder: int, name: str) -> Any:
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ArtifactError(f"{name} is not a regular file")
-            data = b""
-            while len(data) <= _READY_LIMIT and (piece := os.read(descriptor, CHUNK)):
-                data += piece
-        finally:
-            os.close(descriptor)
-        if len(data) > _READY_LIMIT:
-            raise ArtifactError(f"{name} is larger than {_READY_LIMIT >> 20} MiB", hint="keep metadata small")
-        return json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{name} cannot be read: {error}") from error
-
-
-def _write(folder: int, name: str, data: bytes) -> None:
-    temporary = f".{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o644, dir_fd=folder)
-    try:
-        with open(descriptor, "wb") as sink:
-            os.fchmod(descriptor, 0o644)  # whatever our umask is, the workflow's user must read it
-            sink.write(data)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.ports import Intake, Store
+from orchestrator.progress import Meter
 from orchestrator.sizes import readable_size
 
 MAX_FILES = 1_000_000
@@ -181,7 +182,13 @@ class Known(Protocol):
 
 
 def collect(
-    store: Store, folder: int, guard: Guard = NO_GUARD, *, known: Known | None = None, link: bool = False
+    store: Store,
+    folder: int,
+    guard: Guard = NO_GUARD,
+    *,
+    known: Known | None = None,
+    link: bool = False,
+    meter: Meter | None = None,
 ) -> tuple[TreeEntry, ...]:
     """Take everything below an open directory into the store, as a tree.
 
@@ -194,13 +201,23 @@ def collect(
     StoreError where the bytes cannot be kept.
     """
     with store.intake(link=link) as intake:
-        entries = tuple(_Collector(intake, store, known, guard, own=link).walk(folder, "", 0))
+        entries = tuple(_Collector(intake, store, known, guard, meter, own=link).walk(folder, "", 0))
         check_links(entries)
     return entries
 
 
 class _Collector:
-    def __init__(self, intake: Intake, store: Store, known: Known | None, guard: Guard, *, own: bool) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        store: Store,
+        known: Known | None,
+        guard: Guard,
+        meter: Meter | None,
+        *,
+        own: bool,
+    ) -> None:
+        self._meter = meter
         self._intake = intake
         self._own = own
         self._store = store
@@ -261,7 +278,8 @@ class _Collector:
             _check_holes(before, path)
             self._guard.check_file(descriptor, before, path)
             try:
-                digest, size = self._intake.add(descriptor, before.st_size)
+                with nullcontext() if self._meter is None else self._meter.reading(descriptor):
+                    digest, size = self._intake.add(descriptor, before.st_size)
             except ArtifactError as error:
                 raise ArtifactError(f"{path!r}: {error.message}", hint=error.hint) from error
             after = os.fstat(descriptor)

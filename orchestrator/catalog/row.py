@@ -96,6 +96,12 @@ class Row:
                 return parse_digest("sha256:" + str(item["digest"]["sha256"]))
         return None
 
+    @property
+    def resumed(self) -> tuple[str, ...]:
+        """The ids of the inputs that it had of the run which it resumes."""
+        link = self.definition["internalParameters"].get("resumeOf") or {}
+        return tuple(map(str, link.get("artifacts", ())))
+
     def lookup(self, path: str) -> Json:
         """The value of a `--where` path: a field of ``summary``, `metrics.NAME` or `config.A.B`."""
         return look_up(path, self.summary, lambda: self.config)
@@ -154,6 +160,8 @@ class Row:
             "record": self.digest,
             "signer": self.signer,
             "reproduces": (internal.get("reproduces") or {}).get("run"),
+            "retry_of": (internal.get("retryOf") or {}).get("run"),
+            "resume_of": (internal.get("resumeOf") or {}).get("run"),
         }
 
     def _decode(self, data: bytes) -> dict[str, Any]:

@@ -104,9 +104,17 @@ class Catalog:
         return self._folders.runs.parent / "cache" / f"index-{known}.sqlite"
 
     def open_runs(self) -> Iterator[tuple[RunId, str]]:
-        """The runs without a record: `running` while a process holds them, else `unfinished`."""
+        """The runs that are not tidied up: `running` while a process holds them, else `unfinished`."""
         for run_id in reversed(self._folders.unfinished()):
             yield run_id, "running" if is_held(self._folders, run_id) else "unfinished"
+
+    def without_record(self) -> Iterator[tuple[RunId, str]]:
+        """The open runs that have no record yet. One that has is told by it, whatever of it is still to be removed."""
+        from orchestrator.provenance import record_key
+
+        for run_id, status in self.open_runs():
+            if self._store.read(record_key(run_id)) is None:
+                yield run_id, status
 
     def find(self, text: str) -> Row:
         """The run that an id, a unique prefix of one, or `latest` names. Raises ConfigError."""

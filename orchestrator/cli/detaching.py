@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from orchestrator.cli.terminal import TerminalReporter, print_json
+from orchestrator.cli.terminal import print_json
 
 if TYPE_CHECKING:
     from orchestrator.journal import RunFolders
@@ -31,8 +31,9 @@ class Background:
         """What is to be done as soon as the workflow runs: leave the terminal, tell the caller the run's id."""
 
         def started(run_id: RunId) -> None:
-            if isinstance(reporter, TerminalReporter):
-                reporter.leave_terminal()
+            leave = getattr(reporter, "leave_terminal", None)  # of those that speak to a terminal
+            if leave is not None:
+                leave()
             log = os.open(
                 folders.of(run_id) / "follower.log",
                 os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,

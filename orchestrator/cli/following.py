@@ -27,6 +27,8 @@ EXIT = {"succeeded": 0, "failed": 1, "interrupted": 130, "lost": 8}
 def wait(run_id: str, as_json: bool) -> int:
     """Wait until a run is sealed; the exit code is the one that `mirage-run` has for it.
 
+    Where the engine ended it and it is made again, this waits for the last attempt.
+
     A run that no living process follows is followed from here, as `mirage recover` does.
     """
     place = Workplace.here()
@@ -43,13 +45,8 @@ def cancel(run_id: str, as_json: bool) -> None:
 
     Works from any process of this machine, whoever follows the run. One that has ended is left as it is.
     """
-    from orchestrator import cancelling
-
     place = Workplace.here()
-    opened = _open_run(place, run_id)
-    if opened is not None:
-        cancelling.ask(place.folders, opened)
-    _tell(_sealed(place, opened, run_id, cancelled=True), as_json)
+    _tell(_sealed(place, _open_run(place, run_id), run_id, cancelled=True), as_json)
 
 
 def _open_run(place: Workplace, text: str) -> RunId | None:
@@ -64,26 +61,37 @@ def _open_run(place: Workplace, text: str) -> RunId | None:
 
 
 def _sealed(place: Workplace, opened: RunId | None, text: str, *, cancelled: bool = False) -> Row:
-    """Wait for a run's end, or bring it about where nobody else does. Raises ConfigError for one that is not there."""
-    from orchestrator import journal
+    """Wait for a run's end, or bring it about where nobody else does; of one that is made again, for the last's.
+
+    Raises ConfigError for one that is not there.
+    """
+    from orchestrator import cancelling, journal, retrying
     from orchestrator.definition import GRACE
     from orchestrator.errors import EngineError
     from orchestrator.recover import Left
 
-    kill_at = time.monotonic() + GRACE + _PATIENCE
-    while opened is not None and opened in place.folders.unfinished():
-        if not journal.is_held(place.folders, opened):
-            (found,) = place.recovery.recover([opened])
-            if isinstance(found, Left) and opened in place.folders.unfinished() and not found.alive:
-                raise EngineError(f"{opened} cannot be sealed from here: {found.reason}")
-        if cancelled and time.monotonic() > kill_at:
+    run_id = place.catalog.find(text).run_id if opened is None else opened
+    asked: RunId | None = None
+    kill_at = 0.0
+    while True:
+        run_id, more = retrying.last(place.folders, run_id)
+        going = run_id in place.folders.unfinished()
+        if not going and not more:
+            return place.catalog.find(run_id)
+        if cancelled and asked != run_id:
+            cancelling.ask(place.folders, run_id)
+            asked, kill_at = run_id, time.monotonic() + GRACE + _PATIENCE
+        if going and not journal.is_held(place.folders, run_id):
+            (found,) = place.recovery.recover([run_id])
+            if isinstance(found, Left) and run_id in place.folders.unfinished() and not found.alive:
+                raise EngineError(f"{run_id} cannot be sealed from here: {found.reason}")
+        if cancelled and going and time.monotonic() > kill_at:
             kill_at = time.monotonic() + _PATIENCE
             place.reporter.warn("the process that follows it does not stop it: killing the container")
-            handle = place.executor.find(opened)
+            handle = place.executor.find(run_id)
             if handle is not None:
                 place.executor.kill(handle)
         time.sleep(_POLL)
-    return place.catalog.find(text if opened is None else opened)
 
 
 def _tell(row: Row, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from orchestrator.cli import events
 from orchestrator.cli.terminal import print_json
 from orchestrator.cli.wiring import EngineSoon, Workplace
 from orchestrator.sizes import readable_size
@@ -36,6 +37,7 @@ def base() -> None:
 @click.argument("name", required=False)
 @click.option("--fresh", is_flag=True, help="Build it even where it is known already, and compare.")
 @_JSON
+@events.OPTION
 def build(name: str | None, fresh: bool, as_json: bool) -> None:
     """Make the base NAME (default: the project's) and load it into the engine."""
     with Workplace.here().writing() as place:
@@ -150,6 +152,7 @@ def _request(config_file: Path, overrides: tuple[str, ...], snapshot: bool) -> t
 @_config_options(required=True)
 @click.option("--no-cache", is_flag=True, help="Build base, environment and image anew, and compare.")
 @_JSON
+@events.OPTION
 def build_image(
     config_file: Path, overrides: tuple[str, ...], snapshot: bool, no_cache: bool, as_json: bool
 ) -> None:
@@ -262,6 +265,7 @@ def export(
 @click.argument("words", metavar="[RUN] REF", nargs=-1, required=True)
 @_config_options(required=False)
 @_JSON
+@events.OPTION
 def push(
     words: tuple[str, ...],
     config_file: Path | None,

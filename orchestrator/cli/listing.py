@@ -119,7 +119,7 @@ def _lines(
 
     if not _has_store(place):
         return []
-    opened = [Line(None, run_id, status) for run_id, status in place.catalog.open_runs()]
+    opened = [Line(None, run_id, status) for run_id, status in place.catalog.without_record()]
     # One more for each open run: where it is sealed this moment, it is shown as open, once.
     most = None if limit is None else limit + len(opened)
     ids = {line.run_id for line in opened}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from orchestrator.cli.terminal import fail, guard_stdout, settle
+from orchestrator.cli.terminal import fail, guard_stdout, is_gone, settle
 from orchestrator.errors import MirageError, StoreError
 
 
@@ -19,19 +19,21 @@ def _call(command: Callable[[], int]) -> int:
     try:
         return command()
     except MirageError as error:
-        fail(error.message, error.hint)
+        fail(error.message, error.hint, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        fail("interrupted", None)
+        fail("interrupted", None, 130)
         return 130
-    except BrokenPipeError:
-        # the reader of stdout went away (`mirage ls | head`): not an error, and nothing more can be said
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a disk or a permission, somewhere that no better message is known for
+    except OSError as error:
+        if is_gone(error) and error.filename is None:
+            # the reader of stdout went away (`mirage ls | head`): not an error, and nothing more can be said
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        # a disk or a permission, somewhere that no better message is known for
         fail(
             f"{error.filename or 'a file'}: {error.strerror or error}",
             "is there space, and are its folders yours?",
+            StoreError.exit_code,
         )
         return StoreError.exit_code
 

@@ -36,11 +36,13 @@ def show(run_id: str, as_json: bool) -> None:
     later = committed_as(place, [told]).get(row.run_id)
     trust = trusted.load(place.project.folder)
     state, words = trust.told(dsse.unseal(row.record), str(row.details["builder"]["id"]))
+    later_runs = _later_runs(place, row)
     if as_json:
         print_json(
             {
                 **told,
                 "committed_as": later,
+                **later_runs,
                 "signature": state,
                 "result": row.result,
                 "config_values": row.config,
@@ -48,7 +50,21 @@ def show(run_id: str, as_json: bool) -> None:
             }
         )
         return
-    _show(row, told, later, words, trust.name_of)
+    _show(row, told, later, words, trust.name_of, later_runs)
+
+
+def _later_runs(place: Workplace, row: Row) -> dict[str, list[Json]]:
+    """The runs that made this one again since the engine had ended it, and those that resumed it."""
+    from orchestrator.catalog import ask
+
+    if row.recorded()["status"] == "succeeded":  # nothing was left to do
+        return {"retried_by": [], "resumed_by": []}
+    return place.catalog.asking(
+        lambda index: {
+            "retried_by": [*ask.runs_with(index, "retry_of", row.run_id)],
+            "resumed_by": [*ask.runs_with(index, "resume_of", row.run_id)],
+        }
+    )
 
 
 def _origin(row: Row, name_of: Callable[[str | None], str | None]) -> list[tuple[str, str]]:
@@ -68,6 +84,7 @@ def _show(
     later: str | None,
     signed: str,
     name_of: Callable[[str | None], str | None],
+    later_runs: dict[str, list[Json]],
 ) -> None:
     from orchestrator import fences
     from orchestrator.catalog import local_time
@@ -103,7 +120,7 @@ def _show(
         ),
     ]
     print(f"run {row.run_id}")
-    for name, value in lines:
+    for name, value in (*lines, *_links(row, later_runs)):
         print(f"  {name:<9}{value}")
     for title, items in (("inputs", _inputs(row)), ("outputs", _outputs(row)), ("metrics", _metrics(row))):
         print(f"  {title}" if items else f"  {title:<9}-")
@@ -118,6 +135,20 @@ def _show(
         print(f"  tags     {' '.join(map(str, tags))}")
     for note in notes if isinstance(notes, list) else ():
         print(f"  note     {plain(str(note))}")
+
+
+def _links(row: Row, later: dict[str, list[Json]]) -> list[tuple[str, str]]:
+    """The runs of which this one is another attempt, or goes on with; and those that are so of this one."""
+    internal = row.definition["internalParameters"]
+    before, first = internal.get("retryOf"), internal.get("resumeOf")
+    found = []
+    if before:
+        found.append(("again", f"after {before['run']}, which the engine or the machine ended"))
+    if first:
+        found.append(("resumes", f"{first['run']}, from {', '.join(first['artifacts'])}"))
+    found += [("retried", f"as {run}") for run in later["retried_by"]]
+    found += [("resumed", f"by {run}") for run in later["resumed_by"]]
+    return found
 
 
 def _used(row: Row) -> list[str]:
@@ -135,8 +166,10 @@ def _used(row: Row) -> list[str]:
 
 def _inputs(row: Row) -> list[str]:
     unused = (row.details.get("mirage_audit") or {}).get("inputsUnused", ())
+    resumed = row.resumed
     return [
         f"{item['annotations']['id']}  sha256:{item['digest']['sha256']}"
+        + ("  (resumed)" if item["annotations"]["id"] in resumed else "")
         + ("  (not seen used)" if item["name"].removeprefix("input:") in unused else "")
         for item in row.definition["resolvedDependencies"]
         if item["name"].startswith("input:")

@@ -106,7 +106,10 @@ def lineage(root: str, up: bool, down: bool, dot: bool, as_json: bool) -> None:
 
     def walk(index: Index) -> Graph:
         known = lines.Walk(
-            place.store, lines.finder(catalog.find), lambda id: ask.runs_with(index, "inputs", id)
+            place.store,
+            lines.finder(catalog.find),
+            lambda id: ask.runs_with(index, "inputs", id),
+            lambda run: ask.runs_with(index, "retry_of", run),
         )
         return known.around(name, up=up or both, down=down or both)
 

@@ -75,7 +75,12 @@ class _Lineage:
         from orchestrator.questions.lineage import Walk
 
         def walk(index: Index) -> Graph:
-            known = Walk(self._place.store, self._row, lambda id: ask.runs_with(index, "inputs", id))
+            known = Walk(
+                self._place.store,
+                self._row,
+                lambda id: ask.runs_with(index, "inputs", id),
+                lambda run: ask.runs_with(index, "retry_of", run),
+            )
             return known.around(run_id, up=True, down=False)
 
         return self._place.catalog.asking(walk)

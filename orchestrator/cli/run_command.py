@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator import __version__
+from orchestrator.cli import events
 from orchestrator.cli.following import EXIT
-from orchestrator.cli.terminal import print_json, settle
+from orchestrator.cli.orphans import settle_orphans
+from orchestrator.cli.terminal import print_json, reader_may_leave, settle
 from orchestrator.cli.wiring import EngineSoon, Workplace
 from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
+    from orchestrator.attempts import Finished
     from orchestrator.canonical import Json
-    from orchestrator.run import Finished
+    from orchestrator.cli.detaching import Background
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,10 +37,17 @@ if TYPE_CHECKING:
     "--network", type=click.Choice(["none", "bridge", "host"]), help="The workflow's network (default: none)."
 )
 @click.option("--gpus", metavar="N|all|IDS", help="GPUs for the workflow.")
+@click.option(
+    "--resume",
+    "resumed",
+    metavar="RUN",
+    help="Start a run that died or failed again, with what it had saved.",
+)
 @click.option("--timeout", metavar="DURATION", help="Stop the run after it: 90, 15m, 2h.")
 @click.option("--detach", is_flag=True, help="Print the run's id as soon as it has started, and return.")
 @click.option("--no-cache", is_flag=True, help="Build base, environment and image anew, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@events.OPTION
 @click.version_option(__version__, prog_name="mirage-run")
 @click.argument("extra", metavar="[-- ARGUMENTS...]", nargs=-1)
 def run(
@@ -48,6 +57,7 @@ def run(
     snapshot: bool,
     network: str | None,
     gpus: str | None,
+    resumed: str | None,
     timeout: str | None,
     detach: bool,
     no_cache: bool,
@@ -58,7 +68,26 @@ def run(
 
     Arguments after -- go to the workflow.
     """
-    if config_file is None:
+    flags: dict[str, Json] = {}
+    if workflow is not None:
+        flags["workflow"] = workflow
+    if snapshot:
+        flags["dirty"] = "snapshot"
+    if network is not None:
+        flags["run.network"] = network
+    if gpus is not None:
+        flags["run.gpus"] = _gpus(gpus)
+    if timeout is not None:
+        flags["run.timeout"] = timeout
+    if resumed is not None:
+        beside = {
+            "--config": config_file,
+            "--workflow": workflow,
+            "--snapshot": snapshot,
+            "--no-cache": no_cache,
+        }
+        _refuse_beside_resume({**beside, "arguments after --": extra})
+    elif config_file is None:
         near = (
             f"did you mean --config {extra[0]}?" if extra and extra[0].endswith((".yaml", ".yml")) else None
         )
@@ -72,23 +101,50 @@ def run(
 
         background = detaching.fork(as_json)  # before there is any thread
     engine = EngineSoon()
+    if config_file is None:
+        from orchestrator.cli import resuming
+
+        finished = resuming.resume(str(resumed), overrides, flags, engine, background)
+    else:
+        finished = _run(config_file, overrides, flags, extra, no_cache, engine, background)
+    settle()
+    with reader_may_leave():  # whoever read stdout went away: the exit code still says how it ended
+        if as_json:
+            from orchestrator.run import to_json
+
+            print_json(to_json(finished))
+        else:
+            _tell(finished)
+        sys.stdout.flush()
+    return EXIT[finished.sealed.result.status]
+
+
+def _refuse_beside_resume(given: dict[str, object]) -> None:
+    """What the run that is resumed decides already. Raises ConfigError."""
+    told = [name for name, value in given.items() if value]
+    if told:
+        raise ConfigError(
+            f"--resume and {told[0]} do not go together: a resumed run has the commit, config and command of the first",
+            hint="leave it out; what may be otherwise is --timeout, --gpus and --set mirage.run.memory=...",
+        )
+
+
+def _run(
+    config_file: Path,
+    overrides: tuple[str, ...],
+    flags: dict[str, Json],
+    extra: tuple[str, ...],
+    no_cache: bool,
+    engine: EngineSoon,
+    background: Background | None,
+) -> Finished:
+    """Run a config."""
     from orchestrator.config import find_project, load_config, load_project
 
     start = config_file.resolve().parent
     if not start.is_dir():
         start = Path.cwd()
     project = load_project(find_project(start))
-    flags: dict[str, Json] = {}
-    if workflow is not None:
-        flags["workflow"] = workflow
-    if snapshot:
-        flags["dirty"] = "snapshot"
-    if network is not None:
-        flags["run.network"] = network
-    if gpus is not None:
-        flags["run.gpus"] = _gpus(gpus)
-    if timeout is not None:
-        flags["run.timeout"] = timeout
     config = load_config(project, config_file, overrides, flags)
     place = Workplace(project, config.settings, engine)
     secrets = place.secrets(config.settings.run.secrets)
@@ -102,50 +158,16 @@ def run(
     from orchestrator import run as runs
     from orchestrator.prepare import Request
 
-    _settle_orphans(place)
+    settle_orphans(place)
     request = Request(config, overrides, extra, no_cache)
     started = None if background is None else background.leave(place.folders, place.reporter)
-    finished = runs.run(request, place.services(secrets), started=started)
-    settle()
-    with suppress(BrokenPipeError):  # whoever read stdout went away: the exit code still says how it ended
-        if as_json:
-            print_json(runs.to_json(finished))
-        else:
-            _tell(finished)
-        sys.stdout.flush()
-    return EXIT[finished.sealed.result.status]
+    return runs.run(request, place.services(secrets), started=started)
 
 
 def _gpus(text: str) -> Json:
     if text == "all":
         return "all"
     return int(text) if text.isdigit() else [part for part in text.split(",") if part]
-
-
-def _settle_orphans(place: Workplace) -> None:
-    """Seal what dead processes left here; one that still runs gets a follower of its own."""
-    if not place.folders.unfinished():
-        return
-    from orchestrator.recover import Left
-
-    running, others = place.recovery.orphans()
-    for found in place.recovery.recover(others):
-        if isinstance(found, Left):
-            place.reporter.warn(
-                f"{found.run_id} was left by a dead process, and is left alone: {found.reason}"
-            )
-        else:
-            place.reporter.note(f"sealed the record of {found.plan.run_id}, which a dead process had left")
-    from orchestrator.process import start_detached
-
-    for run_id in running:
-        log = str(place.folders.of(run_id) / "recover.log")
-        start_detached(
-            [sys.executable, "-m", "orchestrator.cli", "recover", run_id],
-            cwd=str(place.project.folder),
-            log=log,
-        )
-        place.reporter.note(f"{run_id} is still running without its follower: adopted in the background")
 
 
 def _tell(finished: Finished) -> None:
@@ -167,6 +189,9 @@ def _tell(finished: Finished) -> None:
     again = plan.summary().get("retry_of")
     if isinstance(again, dict):
         print(f"  again  after {again['run']}, which the engine or the machine ended")
+    resumed = plan.summary().get("resume_of")
+    if isinstance(resumed, dict):
+        print(f"  resumes {resumed['run']}, from {', '.join(map(str, resumed['artifacts']))}")  # type: ignore[arg-type]
     print(f"  image  {image['digest']}")
     print(f"  record {finished.sealed.record}")
     for hint in finished.hints:

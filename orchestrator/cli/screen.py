@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TextIO
 
 # Bytes that may wait: of the workflow's output, and of everything.
@@ -17,11 +18,17 @@ PATIENCE = 2.0
 _PIECE = 64 << 10  # one write: what a reader that goes away can keep us at
 
 
+def _note(dropped: int) -> bytes:
+    return f"\n[mirage: {dropped} bytes are not shown here; `mirage logs` has them]\n".encode()
+
+
 class Screen:
     """Bytes on their way to a stream; nothing here ever blocks its caller but ``settle``, for a bounded time."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, told: Callable[[int], bytes] | None = None) -> None:
+        """``told`` gives the words for so many bytes that were dropped."""
         self._stream = stream
+        self._told = told or _note
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
@@ -40,9 +47,7 @@ class Screen:
                 self._dropped += len(data)
                 return
             if self._dropped and self._size < LOG_ROOM // 2:
-                note = (
-                    f"\n[mirage: {self._dropped} bytes are not shown here; `mirage logs` has them]\n".encode()
-                )
+                note = self._told(self._dropped)
                 self._dropped = 0
                 self._add(note)
             elif self._dropped and log:  # nothing in the middle of a gap
@@ -89,9 +94,7 @@ class Screen:
         """
         with self._changed:
             if self._dropped:
-                self._add(
-                    f"\n[mirage: {self._dropped} bytes are not shown here; `mirage logs` has them]\n".encode()
-                )
+                self._add(self._told(self._dropped))
                 self._dropped = 0
                 self._changed.notify_all()
             seen = -1

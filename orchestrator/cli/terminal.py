@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator.canonical import Json
@@ -16,11 +19,15 @@ from orchestrator.cli.screen import Screen
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from orchestrator.cli.bars import Bars
+    from orchestrator.ports import Reporter
     from orchestrator.redaction import Redactor, Secrets
 
 _screens: list[Screen] = []
 _PR_SET_DUMPABLE = 4  # prctl(2)
 _redactor: Redactor | None = None  # without secrets nothing is loaded for them
+# Where there is no terminal: seconds between two lines about one step, and two of an installer's lines.
+_LINE_EVERY = 10.0
 
 
 def hide(secrets: Secrets) -> None:
@@ -101,6 +108,8 @@ class TerminalReporter:
         self._folds = terminal
         self._folded = False
         self._line_open = False
+        self._bars: Bars | None = None
+        self._said = time.monotonic()  # when the last line was written
         self._screen = Screen(self._stream)
         self._shows_log = True
         _screens.append(self._screen)
@@ -123,10 +132,37 @@ class TerminalReporter:
         self._line(self._paint("warning:", "33"), f" {text}")
 
     def detail(self, text: str) -> None:
-        """A line of a long step: the last one only, on a terminal; nothing elsewhere."""
+        """A line of a long step: the last one only, on a terminal; elsewhere one now and then, as a sign of life."""
         if self._folds:
-            with self._lock:
-                self._put(f"\r\x1b[K    {harmless(_clean(text)[:100])}".encode("utf-8", "replace"))
+            self._fold(text[:100])
+        elif time.monotonic() - self._said > _LINE_EVERY and text.strip():
+            self.note(text[:200])
+
+    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None:
+        """How far a step is: a bar on a terminal, a line now and then elsewhere."""
+        if self._bars is None:
+            if ended:
+                return  # nothing was said of it: it was done in a moment
+            from orchestrator.cli.bars import Bars
+
+            self._bars = Bars()
+        if self._folds:
+            text = self._bars.drawn(step, done, total, ended=ended)
+            if text is None:
+                with self._lock:
+                    self._unfold()
+            else:
+                self._fold(text)
+        elif (text := self._bars.line(step, done, total, ended=ended, every=_LINE_EVERY)) is not None:
+            self.note(text)
+
+    def event(self, name: str, fields: Mapping[str, Json]) -> None:
+        """Nothing: people see the rest."""
+
+    def _fold(self, text: str) -> None:
+        with self._lock:
+            if not self._line_open:  # half a line of the workflow's own is not ours to write over
+                self._put(f"\r\x1b[K    {harmless(_clean(text))}".encode("utf-8", "replace"))
                 self._folded = True
 
     def log(self, stream: str, data: bytes) -> None:
@@ -144,6 +180,7 @@ class TerminalReporter:
             if self._line_open:
                 self._put(b"\n")
                 self._line_open = False
+            self._said = time.monotonic()
             self._put((head + harmless(_clean(text))).encode("utf-8", "replace") + b"\n")
 
     def _unfold(self) -> None:
@@ -156,6 +193,46 @@ class TerminalReporter:
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+
+_reporter: Callable[[], Reporter] = TerminalReporter
+_fail: Callable[[str, str | None, int], None] | None = None
+
+
+def speak(reporter: Callable[[], Reporter], failure: Callable[[str, str | None, int], None]) -> None:
+    """From now on progress and errors are told by these, in place of words for people."""
+    global _reporter, _fail
+    _reporter, _fail = reporter, failure
+
+
+def reporter() -> Reporter:
+    """What tells progress in this process."""
+    return _reporter()
+
+
+def settles(screen: Screen) -> None:
+    """Let ``settle`` wait for this one too."""
+    _screens.append(screen)
+
+
+def redacted(value: Json) -> Json:
+    """A value without the secrets of this process."""
+    return value if _redactor is None else _redactor.json(value)
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Print to somebody who may be gone: a closed pipe, or a terminal that hung up (EIO, termios(3)), is no error."""
+    try:
+        yield
+    except OSError as error:
+        if not is_gone(error):
+            raise
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether it says that nobody reads any more."""
+    return error.errno in (errno.EPIPE, errno.EIO)
 
 
 def settle() -> bool:
@@ -180,10 +257,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def fail(message: str, hint: str | None) -> None:
+def fail(message: str, hint: str | None, code: int) -> None:
     """An error on stderr: what happened, then what to do next."""
     if not settle():
         return  # nobody reads it: writing would wait for ever
+    if _fail is not None:
+        _fail(message, hint, code)
+        return
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     head = "\x1b[31merror:\x1b[0m" if colour else "error:"
     print(f"{head} {harmless(_clean(message))}", file=sys.stderr)

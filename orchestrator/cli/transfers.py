@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli import events
 from orchestrator.cli.terminal import print_json
 from orchestrator.cli.wiring import Workplace
 from orchestrator.sizes import readable_size
@@ -25,6 +26,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--pending", is_flag=True, help="Finish what waits because the store was away.")
 @_JSON
+@events.OPTION
 def push(ids: tuple[str, ...], pending: bool, as_json: bool) -> None:
     """Put what this machine has of an artifact into the bucket, where it is not there whole.
 
@@ -47,15 +49,19 @@ def push(ids: tuple[str, ...], pending: bool, as_json: bool) -> None:
 @click.command("pull", context_settings=_HELP)
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @_JSON
+@events.OPTION
 def pull(ids: tuple[str, ...], as_json: bool) -> None:
     """Bring artifacts to this machine's cache, verified; a run that has them as inputs then fetches nothing."""
     from orchestrator.artifacts import version
+    from orchestrator.progress import Meter
 
-    store = Workplace.here().store
+    place = Workplace.here()
+    store = place.store
     found = []
     for id in ids:
         each = version.resolve(store, id)
-        store.fetch(_blobs(store, each))
+        with Meter(place.reporter, "fetch", each.manifest.size) as meter:
+            store.fetch(_blobs(store, each), meter.add)
         found.append(each)
     _tell(found, "on this machine", as_json)
 

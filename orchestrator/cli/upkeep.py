@@ -25,6 +25,7 @@ def recover(run_ids: tuple[str, ...], as_json: bool) -> None:
 
     Without RUN: all open runs of this project. A run that still goes on is followed to its end.
     """
+    from orchestrator import hints
     from orchestrator.errors import ConfigError
     from orchestrator.recover import Recovered
     from orchestrator.source import state
@@ -72,6 +73,8 @@ def recover(run_ids: tuple[str, ...], as_json: bool) -> None:
             print(f"{item.plan.run_id} {result.status}{how}")
             for output in result.outputs:
                 print(f"  saved  {output.id}")
+            for hint in hints.going_on(item.plan.run_id, item.plan.definition(), result):
+                print(f"  -> {hint}")
         else:
             print(f"{item.run_id} left alone: {item.reason}")
 

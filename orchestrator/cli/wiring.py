@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.cli import terminal
-from orchestrator.cli.terminal import TerminalReporter
 from orchestrator.errors import MirageError
 
 if TYPE_CHECKING:
@@ -91,8 +90,8 @@ class Workplace:
 
     @cached_property
     def reporter(self) -> Reporter:
-        """Progress on stderr."""
-        return TerminalReporter()
+        """Progress on stderr, for people or as JSON lines."""
+        return terminal.reporter()
 
     @cached_property
     def store(self) -> Store:
@@ -101,7 +100,10 @@ class Workplace:
 
         # A folder's name is remembered: project.yaml is not read for it.
         s3 = self.settings.s3 if self.store_name.startswith("s3://") else None
-        return open_store(self.store_name, self.folder, s3, self.reporter.warn)
+        found = open_store(self.store_name, self.folder, s3, self.reporter.warn)
+        if hasattr(found, "watcher"):  # a bucket; asked by name, since importing it costs a question its time
+            found.watcher = self.reporter
+        return found
 
     @contextmanager
     def writing(self) -> Iterator[Workplace]:

@@ -1,8 +1,7 @@
 """The Engine port on Docker's API (docker, podman's compatible socket): the only file that speaks docker.
 
 A thin adapter: no policy, no retry, foreign exceptions translated; docker_json.py has the words, tar_stream.py the
-files. It uses the low-level client, since the
-high-level one asks several more questions per call.
+files. It uses the low-level client, since the high-level one asks several more questions per call.
 """
 
 from __future__ import annotations

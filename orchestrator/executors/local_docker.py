@@ -22,7 +22,7 @@ from orchestrator.errors import EngineError
 from orchestrator.executors import gpus as gpu
 from orchestrator.executors import reconnecting, secret_delivery
 from orchestrator.executors.room import Watch
-from orchestrator.ports import Ended, Engine, RunSpec, Sandbox
+from orchestrator.ports import Ended, Engine, InputMount, RunSpec, Sandbox
 from orchestrator.redaction import NONE, Secrets
 from orchestrator.settings import OutputSettings
 
@@ -152,30 +152,27 @@ class LocalDocker:
 
     def _lay_out_inputs(self, folder: Path, spec: RunSpec) -> list[Mount]:
         """The tree of each input at /mirage/in/trees/N, with inputs.json beside them."""
-        listed: dict[str, Json] = {}
         place: dict[str, int] = {}
         top = folder / "in"
         (top / "trees").mkdir(parents=True, exist_ok=True)
         mounts = []
-        for item in spec.inputs:
+        for item in (*spec.inputs, *spec.resumed):
             if item.tree not in place:
                 place[item.tree] = len(place)
                 (top / "trees" / str(place[item.tree])).mkdir(exist_ok=True)
                 source = self._inputs.lay_out(item.tree).resolve()
                 mounts.append(Mount(str(source), f"/mirage/in/trees/{place[item.tree]}", read_only=True))
-            listed[item.written] = {
-                "id": item.id,
-                "path": f"trees/{place[item.tree]}",
-                "entry": item.entry,
-                "digest": item.digest,
-                "format": item.format,
-                "size": item.size,
-                "files": item.files,
-                "metadata": canonical.decode(item.metadata),
-            }
-        text = json.dumps({"schema": "mirage-inputs/1", "inputs": listed}, sort_keys=True)
+        told: dict[str, Json] = {
+            "schema": "mirage-inputs/1",
+            "inputs": {item.written: _entry(item, place[item.tree]) for item in spec.inputs},
+        }
+        if spec.resumed:
+            told["resumed"] = [_entry(item, place[item.tree]) for item in spec.resumed]
+        text = json.dumps(told, sort_keys=True)
         _write_readable(top / "inputs.json", text)
-        (folder / "trees.json").write_text(json.dumps([(item.id, item.tree) for item in spec.inputs]))
+        (folder / "trees.json").write_text(
+            json.dumps([(item.id, item.tree) for item in (*spec.inputs, *spec.resumed)])
+        )
         for made in (top, top / "trees", *(top / "trees" / str(number) for number in place.values())):
             made.chmod(0o755)
         return [Mount(str(top.resolve()), "/mirage/in", read_only=True), *mounts]
@@ -263,6 +260,20 @@ class LocalDocker:
                 removal.remove(self._runs / run_id / name)
         for name in ("passwd", "group"):
             (self._runs / run_id / name).unlink(missing_ok=True)
+
+
+def _entry(item: InputMount, number: int) -> dict[str, Json]:
+    """What inputs.json says of an input whose tree has this number."""
+    return {
+        "id": item.id,
+        "path": f"trees/{number}",
+        "entry": item.entry,
+        "digest": item.digest,
+        "format": item.format,
+        "size": item.size,
+        "files": item.files,
+        "metadata": canonical.decode(item.metadata),
+    }
 
 
 def _write_readable(path: Path, text: str) -> None:

@@ -138,7 +138,7 @@ def _made(
             reporter.warn(
                 f"drift: the image {key.digest} was built before with another digest than {image.digest}: {others}"
             )
-    hold(recipe.base, recipe.environment, engine, library)
+    hold(recipe.base, recipe.environment, engine, library, reporter)
     base = loading.Parent(recipe.base.tag, recipe.base.image)
     tag = loading.tag_of("run", image)
     # from all layers down to the SDK's: the environment's own image holds what lies below
@@ -147,17 +147,20 @@ def _made(
         for count in range(len(image.layers), len(environment.image.layers), -1)
     ]
     beside = ((count, other) for count, name in chains if (other := library.noted(name)))
-    engine_id = loading.ensure(engine, image, tag, (environment, base), library.read, beside=beside)
+    parents = (environment, base)
+    engine_id = loading.ensure(engine, image, tag, parents, library.read, beside=beside, reporter=reporter)
     for _, name in chains:
         library.note(name, tag)
     return RunImage(image, key, engine_id, cached=False)
 
 
-def hold(base: Base, environment: Environment, engine: Engine, library: Library) -> loading.Parent:
+def hold(
+    base: Base, environment: Environment, engine: Engine, library: Library, reporter: Reporter
+) -> loading.Parent:
     """The environment's own image in the engine, which holds its layers there for all run images above it."""
     parent = environment_parent(base, environment)
     below = (loading.Parent(base.tag, base.image),)
-    loading.ensure(engine, parent.image, parent.tag, below, library.read)
+    loading.ensure(engine, parent.image, parent.tag, below, library.read, reporter=reporter)
     return parent
 
 

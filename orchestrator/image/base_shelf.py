@@ -135,7 +135,7 @@ class Shelf:
         Its layers are in the library already. Raises ImageError where it has no Python.
         """
         tag = tag_of("base", image)
-        engine_id = ensure(self._engine, image, tag, (), self._library.read)
+        engine_id = ensure(self._engine, image, tag, (), self._library.read, reporter=self._reporter)
         try:
             python = interpreter.ask(self._engine, name, engine_id)
         except ImageError:

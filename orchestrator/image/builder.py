@@ -72,7 +72,7 @@ class Builder:
 
     def build(self, lock: Lock, base: Base, key: Digest) -> tuple[Layer, Digest]:
         """Install, finish and take the layer."""
-        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read)
+        image_id = ensure(self.engine, base.image, base.tag, (), self.library.read, reporter=self.reporter)
         self._begin(lock, base)
         remove_stale(self.engine, self.library, key)
         banked = wheel_bank.find(self.library, key, lock)

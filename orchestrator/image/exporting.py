@@ -21,6 +21,7 @@ from orchestrator.image.library import Library
 from orchestrator.image.oci import MANIFEST_TYPE, Image, archive, files, parse
 from orchestrator.image.registry_base import parse as parse_reference
 from orchestrator.ports import Reporter, Store
+from orchestrator.progress import Meter
 
 if TYPE_CHECKING:
     from orchestrator.image.restoring import Wanted
@@ -92,7 +93,8 @@ def push(image: Image, key: Digest, name: str, library: Library, reporter: Repor
         for digest, size, what in dict.fromkeys(blobs):
             if not registry.has(digest):
                 reporter.stage("push", f"{what} ({size >> 20} MiB)")
-                registry.put(digest, size, lambda digest=digest: library.read(digest))  # type: ignore[misc]
+                with Meter(reporter, f"push {what}", size) as meter:
+                    registry.put(digest, size, lambda d=digest, m=meter: m.counted(library.read(d)))  # type: ignore[misc]
         if not registry.has(image.config_digest):
             registry.put(image.config_digest, len(image.config), lambda: iter((image.config,)))
         registry.put_manifest(tag, image.manifest, MANIFEST_TYPE)

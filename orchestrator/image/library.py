@@ -73,6 +73,14 @@ class Library:
         here = {str(entry["digest"]): entry for entry in results(self._cache, kind, key).values()}
         return _oldest_first({**told, **here}.values())
 
+    def manifest(self, kind: str, key: Digest) -> bytes | None:
+        """What a key was made of, where it is kept here or in the store, and hashes to the key."""
+        for place in (self._cache, self._bank):
+            data = place.read(f"{folder_of(kind, key)}/manifest.json")
+            if data is not None and of_bytes(data) == key:
+                return data
+        return None
+
     def keep(self, kind: str, key: Digest, manifest: bytes, result: dict[str, Json]) -> str:
         """Write down that ``key`` (made of ``manifest``) led to ``result["digest"]`` here.
 

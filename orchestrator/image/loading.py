@@ -13,7 +13,8 @@ from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.engine_values import LoadedImage
 from orchestrator.errors import EngineError, ImageError
 from orchestrator.image.oci import Image, archive
-from orchestrator.ports import Engine
+from orchestrator.ports import Engine, Reporter
+from orchestrator.progress import measured
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ def chain_of(diff_ids: Sequence[Digest]) -> str:
     return hex_of(of_bytes("\n".join(diff_ids).encode()))
 
 
+def _counted(
+    read: Callable[[Digest], Iterator[bytes]], count: Callable[[int], object]
+) -> Callable[[Digest], Iterator[bytes]]:
+    def counted(digest: Digest) -> Iterator[bytes]:
+        for piece in read(digest):
+            yield piece
+            count(len(piece))
+
+    return counted
+
+
 def ensure(
     engine: Engine,
     image: Image,
@@ -60,6 +72,7 @@ def ensure(
     read: Callable[[Digest], Iterator[bytes]],
     *,
     beside: Iterable[tuple[int, str]] = (),
+    reporter: Reporter | None = None,
 ) -> str:
     """The engine's id of the image, loaded first if need be.
 
@@ -74,7 +87,9 @@ def ensure(
     trouble: EngineError | None = None
     for left_out in attempts:
         try:
-            engine.load(archive(image, tag, omit=left_out, read=read))
+            size = sum(layer.size for layer in image.layers if layer.digest not in left_out)
+            with measured(reporter, "load the image", size) as count:
+                engine.load(archive(image, tag, omit=left_out, read=_counted(read, count)))
             trouble = None
         except EngineError as error:
             trouble = error

@@ -34,8 +34,8 @@ class Rebuilt:
         """What the engine calls it."""
         return self.prepared.image.engine_id
 
-    def enter(self, internal: dict[str, Any], dependencies: dict[str, Any]) -> Digest:
-        """Write it into a run's definition; gives the manifest of what is installed."""
+    def enter(self, internal: dict[str, Any], dependencies: dict[str, Any]) -> None:
+        """Write it into a run's definition."""
         made, image = self.prepared, self.prepared.image
         internal.update(
             runKey=self.run_key,
@@ -54,7 +54,6 @@ class Rebuilt:
                 "engineId": image.engine_id,
             },
         )
-        return made.environment.installed
 
 
 def rebuild(services: Services, record: Record, *, anew: bool) -> Rebuilt:

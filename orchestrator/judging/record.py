@@ -95,6 +95,11 @@ class Record:
         """The inputs among them."""
         return [item for item in self.dependencies if item["name"].startswith("input:")]
 
+    @property
+    def resumed(self) -> list[str]:
+        """The ids of the inputs that another run had saved which this one resumes, oldest first."""
+        return [str(each) for each in (self.internal.get("resumeOf") or {}).get("artifacts", ())]
+
     def byproduct(self, name: str) -> Digest | None:
         """Something kept beside the outputs."""
         for item in self.details["byproducts"]:
@@ -126,11 +131,20 @@ def wanted_image(record: Record) -> Wanted:
 
 def recorded_key(record: Record, image: Key) -> Key:
     """The run key of what a record says, on an image of this key."""
-    external, internal = record.external, record.internal
+    return key_of(record.definition, image)
+
+
+def key_of(definition: dict[str, Any], image: Key) -> Key:
+    """The run key of a buildDefinition, on an image of this key."""
+    external, internal = definition["externalParameters"], definition["internalParameters"]
     return run_key(
         image,
         argv=tuple(external["entrypoint"]),
-        inputs=tuple((item["name"].removeprefix("input:"), sha256_of(item)) for item in record.inputs),
+        inputs=tuple(
+            (item["name"].removeprefix("input:"), sha256_of(item))
+            for item in definition["resolvedDependencies"]
+            if item["name"].startswith("input:")
+        ),
         env=tuple(external["env"].items()),
         secrets=tuple(external["secretNames"]),
         network=external["network"],

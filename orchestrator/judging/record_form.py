@@ -89,6 +89,7 @@ _INTERNAL = fields(
         "timeout": optional(number()),
         "reproduces": optional(fields({"run": RUN_ID, "record": DIGEST})),
         "retryOf": optional(fields({"run": RUN_ID, "record": DIGEST})),
+        "resumeOf": optional(fields({"run": RUN_ID, "record": DIGEST, "artifacts": many(NAME)})),
         "environment": fields(
             {
                 "from": one_of("built", "machine", "store"),
@@ -99,9 +100,9 @@ _INTERNAL = fields(
         "sandbox": _SANDBOX,
         "user": text(r"[^\x00-\x1f\x7f]{1,128}", "a name"),
     },
-    # of records from before runs were made again, and from before it was said where an environment came from; where
-    # nobody gave a name
-    absent=("retryOf", "environment", "user"),
+    # of records from before runs were made again or resumed, and from before it was said where an environment came from;
+    # where nobody gave a name
+    absent=("retryOf", "resumeOf", "environment", "user"),
 )
 
 

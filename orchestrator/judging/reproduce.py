@@ -113,7 +113,7 @@ def again(services: Services, first: Made, found: Found) -> Made:
     Raises Interrupted where the user ended it, EngineError where it was lost; both are recorded all the same.
     """
     record = first.record
-    spec = _spec(services, record, found)
+    spec = spec_of(services, record, found, new_run_id())
     finished = runs.carry_out(
         RunId(spec.run_id),
         spec,
@@ -132,21 +132,23 @@ def again(services: Services, first: Made, found: Found) -> Made:
     return made(services.store, sealed)
 
 
-def _spec(services: Services, record: Record, found: Found) -> RunSpec:
+def spec_of(services: Services, record: Record, found: Found, run_id: RunId) -> RunSpec:
+    """What an executor is told to run what a record says once more, under another run id."""
     external, internal = record.external, record.internal
-    sandbox, run_id = internal["sandbox"], new_run_id()
+    sandbox = internal["sandbox"]
     env = {**external["env"], **internal["determinism"], "MIRAGE_RUN_ID": run_id}
     # a record may set what a project may not (LD_PRELOAD), and so may the image that it names
     found_image = services.engine.image(found.engine_id)
     set_there = found_image.env if found_image is not None else ()
     services.executor.check_gpus(tuple(external["gpus"]), (*pairs(set_there), *external["env"].items()))
+    inputs = {item["name"].removeprefix("input:"): _input(services, item) for item in record.inputs}
     return RunSpec(
         run_id=run_id,
         project=external["project"],
         image_id=found.engine_id,
         argv=tuple(external["entrypoint"]),
         env=tuple(sorted(env.items())),
-        inputs=tuple(_input(services, item) for item in record.inputs),
+        inputs=tuple(inputs[written] for written in external["inputs"]),
         network=external["network"],
         memory=sandbox["memory"],
         cpus=sandbox["cpus"],
@@ -155,6 +157,7 @@ def _spec(services: Services, record: Record, found: Found) -> RunSpec:
         secrets=tuple(external["secretNames"]),
         pids=sandbox["pids"],
         runtime=sandbox.get("runtime"),
+        resumed=tuple(inputs[id] for id in record.resumed),
     )
 
 
@@ -176,26 +179,47 @@ def _input(services: Services, item: dict[str, Any]) -> InputMount:
 
 def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Plan:
     """The original's definition with what is of this run: sandbox, engine, the original, a rebuilt image."""
-    definition = cast("dict[str, Any]", canonical.decode(canonical.encode(cast("Json", record.definition))))
+    definition = definition_of(services, record, spec, found)
     internal = definition["internalParameters"]
     internal["reproduces"] = {"run": record.run_id, "record": record.digest}
     internal["retryOf"] = None
+    return plan_of(services, record, spec, found, definition, {"reproduces": record.run_id})
+
+
+def definition_of(services: Services, record: Record, spec: RunSpec, found: Found) -> dict[str, Any]:
+    """A record's buildDefinition, a copy, with what is of this machine: who asks, the sandbox, the image as it was found."""
+    definition = cast("dict[str, Any]", canonical.decode(canonical.encode(cast("Json", record.definition))))
+    internal = definition["internalParameters"]
     internal.pop("user", None)
     internal.update(provenance.user_of(os.environ))
     internal["sandbox"] = provenance.sandbox_json(services.executor.sandbox(spec))
     dependencies = {item["name"]: item for item in definition["resolvedDependencies"]}
     dependencies["image"]["annotations"]["engineId"] = found.engine_id
+    if found.rebuilt is not None:
+        found.rebuilt.enter(internal, dependencies)
+    return definition
+
+
+def plan_of(
+    services: Services,
+    record: Record,
+    spec: RunSpec,
+    found: Found,
+    definition: dict[str, Any],
+    summary: dict[str, Json],
+) -> Plan:
+    """What whoever seals the record of this new run needs to know of it."""
     installed, sbom = record.byproduct("environment.json"), record.byproduct("sbom.cdx.json")
     if found.rebuilt is not None:
-        installed = found.rebuilt.enter(internal, dependencies)
-        sbom = found.rebuilt.prepared.environment.sbom
+        environment = found.rebuilt.prepared.environment
+        installed, sbom = environment.installed, environment.sbom
     assert installed is not None, "the form says that there is one"
     return Plan(
         run_id=spec.run_id,
         store=services.store.location,
         engine=services.executor.info().id,
         begun=time.time(),
-        timeout=internal["timeout"],
+        timeout=definition["internalParameters"]["timeout"],
         grace=GRACE,
         installed=installed,
         sbom=sbom,
@@ -203,7 +227,7 @@ def _plan(services: Services, record: Record, spec: RunSpec, found: Found) -> Pl
         builder_json=canonical.encode(
             provenance.builder(services.executor.id, services.executor.info())
         ).decode(),
-        summary_json=canonical.encode({"reproduces": record.run_id}).decode(),
+        summary_json=canonical.encode(summary).decode(),
     )
 
 

@@ -135,6 +135,7 @@ class _Verification:
             self._byproduct(item)
         self._inputs()
         self._original()
+        self._resumed()
         self._verdicts()
 
     def _identity(self) -> None:
@@ -238,7 +239,8 @@ class _Verification:
 
     def _inputs(self) -> None:
         written = [item["name"].removeprefix("input:") for item in self._record.inputs]
-        self._checks.equal("inputs", self._record.external["inputs"], written)
+        named = [*dict.fromkeys((*self._record.external["inputs"], *self._record.resumed))]
+        self._checks.equal("inputs", named, written)
         for item in self._record.inputs:
             known = str(item["annotations"]["id"])
             name = f"input {known}"
@@ -256,13 +258,33 @@ class _Verification:
     def _original(self) -> None:
         """The record that this run makes again."""
         told = self._record.internal["reproduces"]
-        if told is None:
+        if told is not None:
+            self._other("original", told)
+
+    def _resumed(self) -> None:
+        """The run that this one resumes, and that it had saved, or had resumed itself, what this one goes on from."""
+        told = self._record.internal.get("resumeOf")
+        first = None if told is None else self._other("resumed", told)
+        if first is None:
             return
+        try:
+            saved = {item["name"]: sha256_of(item) for item in first.statement["subject"][1:]}
+            saved.update({item["annotations"]["id"]: sha256_of(item) for item in first.inputs})
+        except MirageError as error:
+            self._checks.add("resumed", MISMATCH, error.message)
+            return
+        taken = {item["annotations"]["id"]: sha256_of(item) for item in self._record.inputs}
+        for name in self._record.resumed:
+            self._checks.equal(f"resumed {name}", saved.get(name), taken.get(name))
+
+    def _other(self, check: str, told: dict[str, Any]) -> Record | None:
+        """The record of another run, as this one names it."""
         first = read(self._store, RunId(told["run"]))
         if first is None:
-            self._checks.add("original", MISSING, f"the record of {told['run']} is not in the store")
+            self._checks.add(check, MISSING, f"the record of {told['run']} is not in the store")
         else:
-            self._checks.equal("original", parse_digest(told["record"]), first.digest)
+            self._checks.equal(check, parse_digest(told["record"]), first.digest)
+        return first
 
     def _verdicts(self) -> None:
         """The verdicts on this run are about this record."""

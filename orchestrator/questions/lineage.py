@@ -1,6 +1,7 @@
 """Where an artifact or a run comes from, and what was made of it: a graph of artifacts and runs, both ways.
 
-Edges go the way of the data: from a run to what it saved, from an artifact to the run that took it in. A version is
+Edges go the way of the data: from a run to what it saved, from an artifact to the run that took it in; and from a run
+that the engine ended to the one that was made in its place. A version is
 created once, so nothing can come from itself by way of others; the walk is guarded all the same, since a record is
 input from outside.
 """
@@ -36,7 +37,7 @@ class Edge:
 
     source: str
     target: str
-    how: str  # saved | input
+    how: str  # saved | input | resumed | retried
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,19 @@ class Graph:
 
 
 class Walk:
-    """Follows data through a store. ``consumers`` and ``row`` answer from the records."""
+    """Follows data through a store. ``row``, ``consumers`` of an artifact and ``retries`` of a run answer from the records."""
 
     def __init__(
-        self, store: Store, row: Callable[[str], Row | None], consumers: Callable[[str], Iterable[RunId]]
+        self,
+        store: Store,
+        row: Callable[[str], Row | None],
+        consumers: Callable[[str], Iterable[RunId]],
+        retries: Callable[[str], Iterable[RunId]] = lambda run: (),
     ) -> None:
         self._store = store
         self._row = row
         self._consumers = consumers
+        self._retries = retries
         self._nodes: dict[str, Node] = {}
 
     def around(self, root: str, *, up: bool, down: bool) -> Graph:
@@ -94,13 +100,20 @@ class Walk:
                 return []
             return [Edge(made.run, name, "saved")]
         row = self._row(name)
-        return [] if row is None else [Edge(each, name, "input") for each in _inputs(row)]
+        if row is None:
+            return []
+        before = row.recorded()["retry_of"]
+        retried = [Edge(str(before), name, "retried")] if before else []
+        return [*retried, *(Edge(each, name, _taken(row, each)) for each in _inputs(row))]
 
     def _below(self, name: str) -> list[Edge]:
         if self._is_artifact(name):
-            return [Edge(name, run, "input") for run in self._consumers(name)]
+            return [Edge(name, run, _taken(self._row(run), name)) for run in self._consumers(name)]
         row = self._row(name)
-        return [] if row is None else [Edge(name, each, "saved") for each in _outputs(row)]
+        if row is None:
+            return []
+        saved = [Edge(name, each, "saved") for each in _outputs(row)]
+        return [*saved, *(Edge(name, run, "retried") for run in self._retries(name))]
 
     def _node(self, name: str) -> Node:
         if name not in self._nodes:
@@ -138,6 +151,11 @@ def _inputs(row: Row) -> list[str]:
     return list(dict.fromkeys(map(str, found))) if isinstance(found, list) else []
 
 
+def _taken(row: Row | None, name: str) -> str:
+    """How a run had an input: as its config says, or of the run that it resumes."""
+    return "resumed" if row is not None and name in row.resumed else "input"
+
+
 def _outputs(row: Row) -> list[str]:
     found = row.recorded()["outputs"]
     return list(dict.fromkeys(map(str, found))) if isinstance(found, list) else []
@@ -161,28 +179,27 @@ def finder(find: Callable[[str], Row]) -> Callable[[str], Row | None]:
 
 def tree(graph: Graph, *, up: bool) -> list[str]:
     """The graph as lines of a tree, from the root on; what was shown above is not unfolded again."""
-    edges: dict[str, list[str]] = {}
+    edges: dict[str, list[tuple[str, str]]] = {}
     for edge in graph.up if up else graph.down:
         here, other = (edge.target, edge.source) if up else (edge.source, edge.target)
-        edges.setdefault(here, []).append(other)
+        how = f" ({edge.how})" if edge.how in ("resumed", "retried") else ""
+        edges.setdefault(here, []).append((other, how))
     nodes = {node.id: node for node in graph.nodes}
     lines = [_line(nodes[graph.root])]
     shown = {graph.root}
     pending = [
-        (other, "", at == len(edges[graph.root]) - 1) for at, other in enumerate(edges.get(graph.root, ()))
+        (*other, "", at == len(edges[graph.root]) - 1) for at, other in enumerate(edges.get(graph.root, ()))
     ]
     pending.reverse()
     while pending:
-        name, indent, last = pending.pop()
-        again = name in shown and name in edges
-        lines.append(
-            f"{indent}{'└─ ' if last else '├─ '}{_line(nodes[name])}{' (see above)' if again else ''}"
-        )
+        name, how, indent, last = pending.pop()
+        again = " (see above)" if name in shown and name in edges else ""
+        lines.append(f"{indent}{'└─ ' if last else '├─ '}{_line(nodes[name])}{how}{again}")
         if not again:
             shown.add(name)
             below = edges.get(name, [])
             inner = indent + ("   " if last else "│  ")
-            pending += [(each, inner, at == len(below) - 1) for at, each in reversed([*enumerate(below)])]
+            pending += [(*each, inner, at == len(below) - 1) for at, each in reversed([*enumerate(below)])]
     return lines
 
 

@@ -73,7 +73,15 @@ def _made_from(run: Account) -> list[tuple[str, Child]]:
         commit.append(", a snapshot of uncommitted work")
         commit.append(f"; committed since as {run.committed_as}" if run.committed_as else None)
     inputs = [
-        element("div", item["annotations"]["id"], " ", code(f"sha256:{item['digest']['sha256']}"))
+        element(
+            "div",
+            item["annotations"]["id"],
+            " ",
+            code(f"sha256:{item['digest']['sha256']}"),
+            f", saved by {told['resume_of']}, which this run resumes"
+            if item["annotations"]["id"] in row.resumed
+            else None,
+        )
         for item in row.definition["resolvedDependencies"]
         if item["name"].startswith("input:")
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -23,8 +23,14 @@ def blob_key(digest: Digest) -> str:
     return f"blobs/sha256/{name[:2]}/{name}"
 
 
-def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Digest]) -> Iterator[Digest]:
-    """Bring blobs to a folder; gives each as it came. What came before a failure stays.
+def fetched(
+    bucket: Bucket,
+    local: FolderStore,
+    packs: Packs,
+    wanted: list[Digest],
+    count: Callable[[int], object] = lambda size: None,
+) -> Iterator[Digest]:
+    """Bring blobs to a folder; gives each as it came, and tells ``count`` of their bytes. What came before a failure stays.
 
     Raises StoreError where one is missing or damaged.
     """
@@ -39,14 +45,14 @@ def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Diges
     late = []
     with local.intake() as intake, ThreadPoolExecutor(_AHEAD) as pool:
         try:
-            yield from _unpacked(bucket, packs, packed, intake, loose)
+            yield from _unpacked(bucket, packs, packed, intake, loose, count)
             for digest, found in ahead(pool, first, loose, _AHEAD):
                 if found is None:
                     late.append(digest)
                     continue
                 data, total = found
                 if total > len(data):
-                    _large(bucket, local, digest, data, total)
+                    _large(bucket, local, digest, data, total, count)
                 else:
                     if of_bytes(data) != digest:
                         again = first(digest)
@@ -54,12 +60,13 @@ def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Diges
                             raise _damaged(bucket, digest, of_bytes(data))
                         data = again[0]
                     intake.add_bytes(data)
+                    count(len(data))
                 yield digest
             if late:
                 packs.refresh()
                 missing = [digest for digest in late if digest not in packs]
                 found_late = [each for each in late if each in packs]
-                yield from _unpacked(bucket, packs, found_late, intake, missing)
+                yield from _unpacked(bucket, packs, found_late, intake, missing, count)
                 if missing:
                     raise StoreError(
                         f"{missing[0]} is not in the store {bucket.place.uri}",
@@ -72,7 +79,12 @@ def fetched(bucket: Bucket, local: FolderStore, packs: Packs, wanted: list[Diges
 
 
 def _unpacked(
-    bucket: Bucket, packs: Packs, wanted: list[Digest], intake: FolderIntake, gone: list[Digest]
+    bucket: Bucket,
+    packs: Packs,
+    wanted: list[Digest],
+    intake: FolderIntake,
+    gone: list[Digest],
+    count: Callable[[int], object],
 ) -> Iterator[Digest]:
     """Take blobs out of packs; those whose pack went meanwhile are added to ``gone``."""
     for digest, data in packs.fetch(wanted):
@@ -82,13 +94,22 @@ def _unpacked(
         found, _ = intake.add_bytes(data)
         if found != digest:
             raise _damaged(bucket, digest, found)
+        count(len(data))
         yield digest
 
 
-def _large(bucket: Bucket, local: FolderStore, digest: Digest, first: bytes, total: int) -> None:
+def _large(
+    bucket: Bucket,
+    local: FolderStore,
+    digest: Digest,
+    first: bytes,
+    total: int,
+    count: Callable[[int], object],
+) -> None:
     with local.writer() as writer:
         for piece in ranges(bucket, blob_key(digest), first, total):
             writer.write(piece)
+            count(len(piece))
         if writer.digest() != digest:
             raise _damaged(bucket, digest, writer.digest())
         writer.commit()

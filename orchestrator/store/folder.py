@@ -249,7 +249,7 @@ class FolderStore(FolderObjects):
                 hint="restore the blob from another copy of the store, or publish the artifact again",
             )
 
-    def fetch(self, digests: Iterable[Digest]) -> None:
+    def fetch(self, digests: Iterable[Digest], count: Callable[[int], object] = lambda size: None) -> None:
         """Nothing: they are here."""
 
     @property

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import StoreError
+from orchestrator.progress import measured
 from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.transfer import IN_FLIGHT, SINGLE, Budget, LargeUpload, in_parallel
 from orchestrator.store.fetching import blob_key
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.packs import LEAST, Packs, packable
+
+if TYPE_CHECKING:
+    from orchestrator.ports import Reporter
 
 # From this number on, asking for whole folders of blobs is cheaper than asking for each.
 _MANY = 256
@@ -32,21 +37,38 @@ class Pusher:
         self._there = there
         self._notes = notes
 
-    def push(self, digests: Iterable[Digest], integrity: str) -> None:
-        """Put them into the bucket, in parallel, where they are not there yet. Raises StoreError."""
+    def push(self, digests: Iterable[Digest], integrity: str, watcher: Reporter | None = None) -> None:
+        """Put them into the bucket, in parallel, where they are not there yet; ``watcher`` hears how far it is.
+
+        Raises StoreError.
+        """
         budget, sizes = Budget(IN_FLIGHT), {}
         for digest in dict.fromkeys(digests):
             with suppress(FileNotFoundError):
                 sizes[digest] = self._local.blob_path(digest).stat().st_size
             # a missing one was owed by a process that died before it was kept, so nothing names it
         absent = self._absent(sizes)
+        with measured(watcher, "push", sum(sizes[digest] for digest in absent)) as count:
+            self._send(absent, sizes, integrity, budget, count)
+        self._there.update(sizes)
+
+    def _send(
+        self,
+        absent: list[Digest],
+        sizes: dict[Digest, int],
+        integrity: str,
+        budget: Budget,
+        count: Callable[[int], object],
+    ) -> None:
         large = [digest for digest in absent if sizes[digest] > SINGLE]
         small = packable({digest: sizes[digest] for digest in absent})
         self._packs.push(small, self._whole, integrity, budget)
+        count(sum(small.values()))
 
         def put(digest: Digest) -> None:
             with budget.taken(sizes[digest]):
                 self._bucket.put(blob_key(digest), self._whole(digest), digest, integrity)
+            count(sizes[digest])
 
         in_parallel(put, [digest for digest in absent if sizes[digest] <= SINGLE and digest not in small])
         if large:
@@ -55,8 +77,7 @@ class Pusher:
             upload = LargeUpload(
                 self._bucket, blob_key(digest), self._local.blob_path(digest), digest, integrity
             )
-            upload.run(self._notes / hex_of(digest), budget)
-        self._there.update(sizes)
+            upload.run(self._notes / hex_of(digest), budget, count)
 
     def _whole(self, digest: Digest) -> bytes:
         """The bytes of this machine's copy. Raises StoreError where they are damaged."""

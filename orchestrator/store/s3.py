@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator import canonical
 from orchestrator.digest import Digest, of_bytes, parse_digest
@@ -33,6 +33,9 @@ from orchestrator.store.owed import Owed, OwedIntake, OwedWriter
 from orchestrator.store.packs import Packs
 from orchestrator.store.pushing import Pusher
 from orchestrator.store.remembered import MachineCopy, Remembered
+
+if TYPE_CHECKING:
+    from orchestrator.ports import Reporter
 
 # Who asks for this many blobs one by one hears of the rest by a listing, of at most so many.
 _ASKED, _FEW = 24, 100_000
@@ -52,6 +55,7 @@ class S3Store:
         self._seen = Remembered(self._side / "seen")
         self._later = Remembered(self._side / "later")
         self._packs = Packs(bucket, self._seen)
+        self.watcher: Reporter | None = None  # who hears how far a push is
         self._there: set[Digest] = set()  # seen in the bucket by this process
         self._pusher = Pusher(bucket, self.local, self._packs, self._there, self._side / "uploads")
         self._tell = tell
@@ -287,15 +291,15 @@ class S3Store:
 
     def push(self, digests: Iterable[Digest]) -> None:
         """Put blobs of this machine into the bucket, in parallel, where they are not there yet. Raises StoreError."""
-        self._pusher.push(digests, self.promises().integrity)
+        self._pusher.push(digests, self.promises().integrity, self.watcher)
 
-    def fetch(self, digests: Iterable[Digest]) -> None:
+    def fetch(self, digests: Iterable[Digest], count: Callable[[int], object] = lambda size: None) -> None:
         """Bring blobs to this machine, in parallel and verified; those that are here cost a stat.
 
         What came before a failure stays. Raises StoreError where one is missing or damaged.
         """
         wanted = [digest for digest in dict.fromkeys(digests) if not self.local.has(digest)]
-        for digest in fetched(self.bucket, self.local, self._packs, wanted):
+        for digest in fetched(self.bucket, self.local, self._packs, wanted, count):
             self._there.add(digest)
 
     # --- upkeep -------------------------------------------------------------------------------------------

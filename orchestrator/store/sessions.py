@@ -225,9 +225,9 @@ class Session:
         """Lay a blob out."""
         self._store.materialise(digest, target, executable=executable)
 
-    def fetch(self, digests: Iterable[Digest]) -> None:
+    def fetch(self, digests: Iterable[Digest], count: Callable[[int], object] = lambda size: None) -> None:
         """Bring blobs near."""
-        self._store.fetch(digests)
+        self._store.fetch(digests, count)
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object: the moment for which the session was held, so it must still hold."""

@@ -2,7 +2,8 @@
 name in the store.
 
 MIRAGE_TEST_SIGNAL sends itself another signal instead, NUMBERxTIMES. MIRAGE_TEST_HEARTBEAT asks the engine for a sign of
-life that often, in seconds.
+life that often, in seconds. MIRAGE_TEST_PAUSE: the seconds between two attempts. MIRAGE_TEST_PROGRESS: the seconds before the
+first word of a step's progress, and between two.
 """
 
 import os
@@ -33,6 +34,14 @@ if "MIRAGE_TEST_HEARTBEAT" in os.environ:
     from orchestrator import life
 
     life.HEARTBEAT = float(os.environ["MIRAGE_TEST_HEARTBEAT"])
+if "MIRAGE_TEST_PAUSE" in os.environ:
+    from orchestrator import attempts
+
+    attempts.RETRY_PAUSE = float(os.environ["MIRAGE_TEST_PAUSE"])
+if "MIRAGE_TEST_PROGRESS" in os.environ:
+    from orchestrator import progress
+
+    progress.FIRST = progress.EVERY = float(os.environ["MIRAGE_TEST_PROGRESS"])
 _BEFORE = os.environ.get("MIRAGE_TEST_KILL_BEFORE")
 
 if _BEFORE:
@@ -47,4 +56,26 @@ if _BEFORE:
     os.link = _die_or_link  # type: ignore[assignment]  # it takes what our own calls give
 
 if "MIRAGE_TEST_PHASE" in os.environ:
-    import phases  # type: ignore[import-not-found]  # noqa: F401  (it arms itself, and lies beside this file)
+    import phases  # type: ignore[import-not-found]
+
+    if "MIRAGE_TEST_SIGNAL" in os.environ:
+        import threading
+        import time
+
+        _sent = threading.Event()
+
+        def _send() -> None:
+            for _ in range(int(_TIMES)):
+                os.kill(os.getpid(), int(_NUMBER))
+                time.sleep(0.06)
+
+        def _signalled(moment: str) -> None:
+            """In place of dying: the signals come one after another, while the point is held for a moment."""
+            if moment == phases._MOMENT and not _sent.is_set():
+                _sent.set()
+                with open(os.environ["MIRAGE_TEST_MET"], "w") as met:
+                    met.write(moment)
+                threading.Thread(target=_send, daemon=True).start()
+                time.sleep(0.25)
+
+        phases._die = _signalled

@@ -133,10 +133,12 @@ class LargeUpload:
         # with parts, this kind of checksum is declared beforehand
         self._integrity = integrity
         self._size = source.stat().st_size
+        self._count: Callable[[int], object] = lambda size: None
         self._part = max(PART, -(-self._size // _MOST_PARTS) + 1)
 
-    def run(self, notes: Path, budget: Budget) -> None:
-        """Upload, and end it; a failure that will not pass aborts it. Raises StoreError."""
+    def run(self, notes: Path, budget: Budget, count: Callable[[int], object] = lambda size: None) -> None:
+        """Upload, and end it; a failure that will not pass aborts it. ``count`` hears of each part. Raises StoreError."""
+        self._count = count
         with notes.open("a+") as book:
             try:
                 fcntl.flock(book, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,6 +225,7 @@ class LargeUpload:
             with lock:
                 parts[number]["ETag"] = tag
                 self._note(book, {"n": number, "tag": tag})
+            self._count(len(data))
 
         with self._source.open("rb", buffering=0) as source, ThreadPoolExecutor(8) as pool:
             running: set[Future[None]] = set()
@@ -235,7 +238,9 @@ class LargeUpload:
                 if self._integrity == "sha256":
                     entry["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(hex_of(digest))).decode()
                 parts[number] = entry
-                if number not in there:
+                if number in there:
+                    self._count(len(data))
+                else:
                     while len(running) >= max(1, (IN_FLIGHT - PART) // self._part):
                         running = _settle(running)
                     running.add(pool.submit(_within, budget, len(data), send, number, data, digest))
