@@ -132,8 +132,9 @@ class Session:
         while not self._over.wait(turns.LEASE / 4):
             with suppress(MirageError):
                 self._tell(self._seen)
-        with suppress(StoreError):  # a renewal may have come after the end
-            self._store.discard(self._key)
+            if self._over.is_set():  # the renewal may have come after the end
+                with suppress(StoreError):
+                    self._store.discard(self._key)
 
     def _settled(self) -> State:
         """The state, once nothing is being deleted."""
