@@ -148,10 +148,13 @@ def test_a_secret_comes_from_where_the_user_says_and_arrives_as_a_file(tmp_path:
     if way == "variable":  # in the key by name only, and needed again by who makes it again
         again = project.run(env={**environ, "API_KEY": "another-value"})
         assert again["run_key"] == made["run_key"]
-        error = project.refused("reproduce", made["run_id"], program="mirage", code=10)
+        asked = ("reproduce", made["run_id"], "--allow", "secrets")
+        error = project.refused(*asked[:2], program="mirage", code=10)
+        assert "asks for weaker fences" in error and "--allow secrets" in error
+        error = project.refused(*asked, program="mirage", code=10)
         assert "needs secrets" in error and "API_KEY" in error and "MIRAGE_SECRET_API_KEY_FILE" in error
-        project.mirage("reproduce", made["run_id"], code=9, env={**environ, "API_KEY": "other-value"})
-        project.mirage("reproduce", made["run_id"], env=environ)
+        project.mirage(*asked, code=9, env={**environ, "API_KEY": "other-value"})
+        project.mirage(*asked, env=environ)
 
 
 def test_what_keeps_a_secret_from_being_used_is_said_before_anything_is_built(tmp_path: Path) -> None:
@@ -249,7 +252,7 @@ def test_a_traceback_of_ours_shows_no_value() -> None:
         "def work(): raise ValueError('in a thread ' + value)\n"
         f"value = bytes.fromhex('{VALUE.encode().hex()}').decode()\n"
         "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
-        "terminal.fail('told ' + value, 'hint ' + value)\nterminal.print_json({'x': value})\n"
+        "terminal.fail('told ' + value, 'hint ' + value, 1)\nterminal.print_json({'x': value})\n"
         "print(resource.getrlimit(resource.RLIMIT_CORE)[0])\nraise RuntimeError('at the end ' + value)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
