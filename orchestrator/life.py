@@ -30,7 +30,7 @@ from orchestrator.plan import Plan
 from orchestrator.ports import Ended, Executor, Reporter, Store
 from orchestrator.progress import phase
 from orchestrator.provenance import Byproduct, Result, ResultOutput
-from orchestrator.reference import RunId, parse_artifact
+from orchestrator.reference import RunId, parse_artifact, record_key
 from orchestrator.store.sessions import release, writing
 from orchestrator.trust.chain import Link
 from orchestrator.trust.notary import Notary
@@ -354,7 +354,7 @@ def _seal(
         audit_json=audited,
     )
     run_json = store.put(result.run_json(plan.run_id))
-    key, hardware = provenance.record_key(plan.run_id), describe(ask_driver=plan.has_gpus())
+    key, hardware = record_key(plan.run_id), describe(ask_driver=plan.has_gpus())
     told: set[Digest] = set()
 
     def statement(link: Link) -> bytes:

@@ -216,11 +216,6 @@ def statement(
     )
 
 
-def record_key(run_id: str) -> str:
-    """Where a run's record lies in the store."""
-    return f"runs/{run_id[:4]}-{run_id[4:6]}/{run_id}/record.json"
-
-
 def rfc3339(seconds: float) -> str:
     """A time stamp of the record."""
     return timestamp(int(seconds))

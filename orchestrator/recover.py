@@ -27,9 +27,8 @@ from orchestrator.life import Follower, Sealed
 from orchestrator.logspool import LogSpool
 from orchestrator.plan import Plan
 from orchestrator.ports import Executor, Reporter, Store
-from orchestrator.provenance import record_key
 from orchestrator.redaction import Redactor, Secrets
-from orchestrator.reference import RunId
+from orchestrator.reference import RunId, record_key
 from orchestrator.settings import OutputSettings
 from orchestrator.trust.notary import Notary
 

@@ -78,3 +78,8 @@ def parse_run_id(text: str) -> RunId:
     if not _RUN_ID.fullmatch(text):
         raise ConfigError(f"not a run id: {text[:60]!r} (expected YYYYMMDD-hhmmss-<6 hex>)")
     return RunId(text)
+
+
+def record_key(run_id: str) -> str:
+    """Where a run's record lies in the store."""
+    return f"runs/{run_id[:4]}-{run_id[4:6]}/{run_id}/record.json"

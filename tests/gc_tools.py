@@ -19,8 +19,7 @@ from orchestrator.artifacts.version import Manifest, Version, publish, read_veri
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
 from orchestrator.errors import MirageError, StoreError
-from orchestrator.provenance import record_key
-from orchestrator.reference import RunId
+from orchestrator.reference import RunId, record_key
 from orchestrator.store.bucket.place import Place
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.s3 import S3Store

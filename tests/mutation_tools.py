@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import canonical, provenance
+from orchestrator import canonical
 from orchestrator.digest import of_bytes
 from orchestrator.judging.blobs import Blobs
 from orchestrator.judging.record import Record
 from orchestrator.judging.verify import exit_code, verify
-from orchestrator.reference import RunId
+from orchestrator.reference import RunId, record_key
 from orchestrator.store.folder import FolderStore
 from orchestrator.trust import checkpoint, keys
 from orchestrator.trust.chain import Log, entry_key, origin_of
@@ -139,13 +139,11 @@ class Mutations:
         notary = Notary(self.store, lambda: self.signer)
         for number in range(6):
             run = run_id(number)
-            notary.seal(provenance.record_key(run), self._made_up(run))
+            notary.seal(record_key(run), self._made_up(run))
         self.head = Log(self.store, None).head()
         self.seen = checkpoint.make(origin_of(self.store), self.head, self.signer)
         self.blobs = Blobs(self.store)
-        self.data = {
-            run: self.store.read(provenance.record_key(run)) or b"" for run in (*self.runs, self.unsigned)
-        }
+        self.data = {run: self.store.read(record_key(run)) or b"" for run in (*self.runs, self.unsigned)}
         self.entries = [self.store.read(entry_key(seq)) or b"" for seq in range(self.head.seq + 1)]
         self.statement = json.loads(unseal(self.data[self.runs[1]]).payload)
         self.paths = list(leaves(self.statement))

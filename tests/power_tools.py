@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from orchestrator import journal, provenance
+from orchestrator import journal
 from orchestrator.artifacts.version import every, versions
 from orchestrator.digest import Digest, of_file
 from orchestrator.errors import MirageError
 from orchestrator.journal import RunFolders
-from orchestrator.reference import RunId
+from orchestrator.reference import RunId, record_key
 from orchestrator.store import disk
 from orchestrator.store.folder import FolderStore
 from orchestrator.trust.chain import Link
@@ -171,7 +171,7 @@ class PowerCuts:
             tell({"version": str(version.ref)})
             told.write("published", id=str(version.ref))
             tell({"line": "published", "run": run})
-            key = provenance.record_key(run)
+            key = record_key(run)
 
             def sealed(link: Link, run: str = run) -> bytes:
                 return statement(run, link)

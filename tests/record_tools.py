@@ -11,7 +11,7 @@ from orchestrator import canonical, provenance
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.provenance import Byproduct, Result, ResultOutput
-from orchestrator.reference import RunId
+from orchestrator.reference import RunId, record_key
 from orchestrator.store.folder import FolderStore
 
 BASE, ENV_KEY, IMAGE_KEY, RUN_KEY = (of_bytes(each) for each in (b"base", b"env", b"image", b"run"))
@@ -138,7 +138,7 @@ class Records:
         record = provenance.statement(
             run, definition, builder, hardware, result, self.put(result.run_json(run))
         )
-        key = provenance.record_key(run)
+        key = record_key(run)
         if self._fast:
             path = self.folder / key
             path.parent.mkdir(parents=True)
@@ -149,7 +149,7 @@ class Records:
 
     def record_path(self, run: RunId) -> Path:
         """Where a run's record lies."""
-        return self.folder / provenance.record_key(run)
+        return self.folder / record_key(run)
 
     def blob(self, digest: str) -> Path:
         """Where a blob lies."""

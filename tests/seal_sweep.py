@@ -10,8 +10,8 @@ import os
 import signal
 from pathlib import Path
 
-from orchestrator import provenance
 from orchestrator.digest import Digest
+from orchestrator.reference import record_key
 from orchestrator.store.disk import told
 from orchestrator.store.folder import FolderStore
 from orchestrator.trust.chain import Link
@@ -49,7 +49,7 @@ class SealSweep:
 
     def _once(self, what: str) -> bool:
         run = run_id(self._number)
-        key, journal = provenance.record_key(run), self._top / f"journal-{self._number}"
+        key, journal = record_key(run), self._top / f"journal-{self._number}"
         self._number += 1
 
         def seal() -> None:

@@ -16,10 +16,10 @@ import pytest
 from securesystemslib.dsse import Envelope as TheirEnvelope
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]  # named in __init__, not in __all__
 
-from orchestrator import canonical, provenance
+from orchestrator import canonical
 from orchestrator.digest import of_bytes
 from orchestrator.errors import ConfigError
-from orchestrator.reference import RunId
+from orchestrator.reference import RunId, record_key
 from orchestrator.store.folder import FolderStore
 from orchestrator.trust import checkpoint, chosen, dsse, keys, trusted
 from orchestrator.trust.chain import Head, Log, entry_key, log_id, origin_of
@@ -309,7 +309,7 @@ def test_the_list_of_trusted_keys_keeps_what_people_wrote(tmp_path: Path) -> Non
 
 def record_of(number: int) -> tuple[RunId, str]:
     run = run_id(number)
-    return run, provenance.record_key(run)
+    return run, record_key(run)
 
 
 def sealed(
@@ -428,7 +428,7 @@ def test_the_next_writer_completes_what_a_lost_machine_had_sealed(store: FolderS
     sealed(store, 1)
     found = walk(store, Trust())
     assert (found.faults, found.size, found.records) == ([], 2, 2)
-    assert (store.read(provenance.record_key(lost)) or b"") and json.loads(store.read(entry_key(0)) or b"")[
+    assert (store.read(record_key(lost)) or b"") and json.loads(store.read(entry_key(0)) or b"")[
         "prev"
     ] is None
 
@@ -486,7 +486,7 @@ def test_a_truncated_log_is_found(log: Logged, tmp_path: Path) -> None:
     remembered = Log(store, tmp_path / "memory").remembered()
     place(store, entry_key(5)).unlink()
     assert faults(store) == {("truncated", 5, runs[5])}, "its record tells"
-    place(store, provenance.record_key(runs[5])).unlink()
+    place(store, record_key(runs[5])).unlink()
     assert faults(store) == set(), "a whole end that is gone is told by an earlier look only"
     assert faults(store, checkpoint=seen) == {("truncated", 5, None)}
     assert faults(store, remembered=remembered) == {("truncated", 5, None)}
@@ -494,7 +494,7 @@ def test_a_truncated_log_is_found(log: Logged, tmp_path: Path) -> None:
 
 def test_a_removed_entry_and_a_removed_record_are_found(log: Logged) -> None:
     store, runs = log
-    entry, record = place(store, entry_key(2)), place(store, provenance.record_key(runs[3]))
+    entry, record = place(store, entry_key(2)), place(store, record_key(runs[3]))
     entry.unlink()
     assert faults(store) == {("removed", 2, runs[2])}
     record.unlink()
@@ -518,7 +518,7 @@ def test_reordered_and_altered_entries_are_found(log: Logged) -> None:
 def test_an_altered_record_is_found_signed_or_not(log: Logged, signer: Signer) -> None:
     store, runs = log
     believed = trust_in(("own", signer.public))
-    path = place(store, provenance.record_key(runs[1]))
+    path = place(store, record_key(runs[1]))
     old = dsse.unseal(path.read_bytes())
     item = json.loads(old.payload)
     item["predicate"]["runDetails"]["run"] = "another"
@@ -537,7 +537,7 @@ def test_a_log_written_anew_by_the_key_holder_is_told_by_an_earlier_checkpoint(
     store, runs = log
     seen = checkpoint.make(origin_of(store), Log(store, None).head(), signer)
     for run in runs:
-        place(store, provenance.record_key(run)).unlink()
+        place(store, record_key(run)).unlink()
     for entry in (Path(store.location) / "log").iterdir():
         entry.unlink()
     for number in (0, 1, 3, 4, 5, 7):

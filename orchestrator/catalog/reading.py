@@ -18,8 +18,7 @@ from orchestrator.catalog.index import Entry, entry
 from orchestrator.catalog.number import month_of, number_of
 from orchestrator.catalog.row import Row
 from orchestrator.errors import MirageError, StoreError
-from orchestrator.provenance import record_key
-from orchestrator.reference import parse_run_id
+from orchestrator.reference import parse_run_id, record_key
 from orchestrator.store.folder import FolderStore
 
 if TYPE_CHECKING:

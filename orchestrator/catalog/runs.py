@@ -53,7 +53,7 @@ class Catalog:
         if not is_run_id(name):
             return None
         from orchestrator.catalog.row import Row
-        from orchestrator.provenance import record_key
+        from orchestrator.reference import record_key
 
         run_id = parse_run_id(name)
         record = self._store.read(record_key(run_id))
@@ -110,7 +110,7 @@ class Catalog:
 
     def without_record(self) -> Iterator[tuple[RunId, str]]:
         """The open runs that have no record yet. One that has is told by it, whatever of it is still to be removed."""
-        from orchestrator.provenance import record_key
+        from orchestrator.reference import record_key
 
         for run_id, status in self.open_runs():
             if self._store.read(record_key(run_id)) is None:

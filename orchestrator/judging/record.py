@@ -16,8 +16,7 @@ from orchestrator.errors import StoreError
 from orchestrator.image.restoring import Wanted
 from orchestrator.key import Key, run_key
 from orchestrator.ports import Store
-from orchestrator.provenance import record_key
-from orchestrator.reference import RunId
+from orchestrator.reference import RunId, record_key
 from orchestrator.trust import dsse
 from orchestrator.trust.dsse import Envelope
 

@@ -16,8 +16,8 @@ from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import StoreError
 from orchestrator.judging.judgement import Made, Verdict
 from orchestrator.ports import Store
-from orchestrator.provenance import STATEMENT_TYPE, dependency, record_key, sha256
-from orchestrator.reference import RunId
+from orchestrator.provenance import STATEMENT_TYPE, dependency, sha256
+from orchestrator.reference import RunId, record_key
 from orchestrator.trust import dsse
 from orchestrator.trust.dsse import Envelope
 from orchestrator.trust.notary import Notary

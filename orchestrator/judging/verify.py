@@ -28,8 +28,7 @@ from orchestrator.judging.record import Record, read, read_result, sha256_of
 from orchestrator.judging.verify_image import Checks
 from orchestrator.judging.verify_image import check as check_image
 from orchestrator.ports import Engine, Store
-from orchestrator.provenance import record_key
-from orchestrator.reference import RunId, parse_artifact
+from orchestrator.reference import RunId, parse_artifact, record_key
 from orchestrator.trust.trusted import Trust
 
 

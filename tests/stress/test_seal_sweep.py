@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import provenance
+from orchestrator.reference import record_key
 from orchestrator.store.folder import FolderStore
 from orchestrator.trust.notary import Notary
 from orchestrator.trust.trusted import Trust
@@ -41,7 +41,7 @@ def append(folder: str, process: int) -> None:
     while True:
         run = run_id(process * 10_000 + number)
         number += 1
-        Notary(store).seal(provenance.record_key(run), lambda link, run=run: statement(run, link))  # type: ignore[misc]
+        Notary(store).seal(record_key(run), lambda link, run=run: statement(run, link))  # type: ignore[misc]
 
 
 def test_writers_that_are_killed_leave_a_log_without_a_gap(tmp_path: Path) -> None:
@@ -63,9 +63,7 @@ def test_writers_that_are_killed_leave_a_log_without_a_gap(tmp_path: Path) -> No
     for each in living:
         each.kill()
         each.join()
-    Notary(store).seal(
-        provenance.record_key(run_id(9_999_999)), lambda link: statement(run_id(9_999_999), link)
-    )
+    Notary(store).seal(record_key(run_id(9_999_999)), lambda link: statement(run_id(9_999_999), link))
     found = walk(store, Trust())
     assert found.faults == [] and found.size == found.records > 500
     assert begun > 100
