@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,13 @@ class Project:
         name = digest.removeprefix("sha256:")
         return (self.store / "blobs" / "sha256" / name[:2] / name).read_bytes()
 
-    def journal(self) -> list[dict[str, Any]]:
-        """The lines of the newest run's journal; none before there is one."""
-        found = sorted((self.folder / ".mirage" / "runs").glob("*/journal"))
+    def journal(self, *, without: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """The lines of the newest journal, not counting the runs ``without``; none before there is one."""
+        found = sorted(
+            path
+            for path in (self.folder / ".mirage" / "runs").glob("*/journal")
+            if path.parent.name not in without
+        )
         lines = found[-1].read_text().splitlines() if found else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 

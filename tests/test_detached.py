@@ -104,20 +104,16 @@ def test_cancel_of_a_run_that_another_process_follows(project: Project) -> None:
 def test_cancel_of_a_run_in_front_ends_its_mirage_run_with_130(project: Project) -> None:
     before = project.run_ids()
     process = project.start("--config", "configs/a.yaml", "--workflow", "workflows.slow")
-    wait_for(
-        lambda: project.run_ids() != before and any(e["event"] == "start" for e in project.journal()), 60
-    )
+    wait_for(lambda: any(e["event"] == "start" for e in project.journal(without=before)), 60)
     project.mirage("cancel", project.run_ids()[-1])
     _, err, code = project.ended(process, 60)
     assert code == 130 and "cancelled by" in err
 
 
 def test_cancel_of_a_run_that_nobody_follows(project: Project) -> None:
-    process = project.start("--config", "configs/a.yaml", "--workflow", "workflows.slow")
     before = project.run_ids()
-    wait_for(
-        lambda: project.run_ids() != before and any(e["event"] == "published" for e in project.journal()), 60
-    )
+    process = project.start("--config", "configs/a.yaml", "--workflow", "workflows.slow")
+    wait_for(lambda: any(e["event"] == "published" for e in project.journal(without=before)), 60)
     run_id = project.run_ids()[-1]
     process.kill()
     process.communicate()
