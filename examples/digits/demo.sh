@@ -17,14 +17,15 @@ done
 printf '\n== mirage ls --sort -metrics.accuracy --limit 3\n'
 mirage ls --sort -metrics.accuracy --limit 3
 
-printf '\n== Which run is best, and with which config?\n'
-mirage ls --json | python3 -c '
-import json, sys
+printf '\n== Which runs reached 0.89, and with what?\n'
+mirage ls --where 'metrics.accuracy >= 0.89' --sort -metrics.accuracy \
+    --columns run_id,metrics.accuracy,config,commit,inputs,image
 
-document = json.load(sys.stdin)
-runs = document["runs"] if isinstance(document, dict) else document
-judged = [run for run in runs if run["status"] == "succeeded" and run["metrics"].get("accuracy") is not None]
-best = max(judged, key=lambda run: run["metrics"]["accuracy"])
-run_id, accuracy, config = best["run_id"], best["metrics"]["accuracy"], best["config"]
-print(f"Run {run_id} is the best of {len(judged)}: accuracy {accuracy:.4f} on the test images, with {config}.")
-'
+cat <<END
+
+The project is $PWD. To go on there:
+    cd $PWD && export PATH="$(dirname "$(command -v mirage)"):\$PATH"
+    mirage show RUN          what a run was made of
+    mirage reproduce RUN     make it again, and judge it
+    mirage diff RUN RUN      what two runs differ in
+END

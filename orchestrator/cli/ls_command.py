@@ -28,7 +28,7 @@ def ls(
 ) -> None:
     """List runs, newest first.
 
-    Fields: run_id, status, workflow, config, branch, commit, started, seconds, inputs, outputs, tags, notes,
-    metrics.NAME, config.A.B and what else `mirage ls --json` prints.
+    Fields: run_id, status, workflow, config, branch, commit, user, started, seconds, inputs, outputs, tags,
+    notes, metrics.NAME, config.A.B and what else `mirage ls --json` prints.
     """
     list_runs(where, branch, sort, limit, columns, rebuild, as_csv, as_json)

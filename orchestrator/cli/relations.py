@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HELP = {"help_option_names": ["-h", "--help"]}
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _LONG = 60
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 _BEFORE = 12  # of what two long values have in common, how much is shown before the place where they part
 
 
@@ -79,7 +81,9 @@ def _both(left: Json, right: Json, left_text: str | None, right_text: str | None
 def _shown(value: Json, text: str | None) -> str:
     if text is None:
         return "(none)"
-    return plain(value) if isinstance(value, str) else number(value) if type(value) is float else plain(text)
+    if type(value) is float:
+        return number(value)
+    return _DIGEST.sub(r"\1", plain(value if isinstance(value, str) else text))
 
 
 def _cut(text: str) -> str:
