@@ -109,8 +109,8 @@ class Engine(Protocol):
     def save(self, reference: str) -> Iterator[bytes]:
         """The image as an archive."""
 
-    def pull(self, reference: str, platform: str | None) -> None:
-        """Pull from a registry."""
+    def pull(self, reference: str, platform: str | None, reporter: Reporter | None = None) -> None:
+        """Pull from a registry; ``reporter`` is told how far it is."""
 
     def build(self, context: BinaryIO, spec: BuildSpec, reporter: Reporter) -> str:
         """Build a Dockerfile from a context, a plain tar; its output goes to ``reporter``; gives the image's id.
@@ -175,6 +175,9 @@ class Engine(Protocol):
         self, container: str, argv: tuple[str, ...], env: Pairs, reporter: Reporter, user: str = "0:0"
     ) -> tuple[int, str]:
         """Run a command in a running container; its output goes to ``reporter``; gives code and output."""
+
+    def received(self, container: str) -> int | None:
+        """Bytes that came to a running container over networks of its own, or None where that cannot be told."""
 
     def put(self, container: str, folder: str, files: Iterable[tuple[str, bytes, int]]) -> None:
         """Put files (name, bytes, mode) into a folder that exists in the container."""

@@ -52,6 +52,11 @@ class Meter:
         with self._lock:
             self._done += size
 
+    def at(self, done: int, total: int | None) -> None:
+        """So many bytes are done in all, of as many as are known of by now."""
+        with self._lock:
+            self._done, self._total = done, total
+
     @contextmanager
     def reading(self, descriptor: int) -> Iterator[None]:
         """While this is entered, the position in an open file counts; afterwards the whole of what was read."""
@@ -76,8 +81,8 @@ class Meter:
             wait = EVERY
             with self._lock:
                 here = 0 if self._source is None else os.lseek(self._source, 0, os.SEEK_CUR)
-                done = self._done + here
-            self._reporter.progress(self._step, done, self._total)
+                done, total = self._done + here, self._total
+            self._reporter.progress(self._step, done, total)
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator import canonical, definition
-from orchestrator.attempts import Finished, Link, attempt, attempts, whole
+from orchestrator.attempts import Finished, Link, attempts
 from orchestrator.canonical import Json
-from orchestrator.digest import Digest
 from orchestrator.errors import Interrupted
 from orchestrator.interrupts import as_ctrl_c
 from orchestrator.plan import Plan
@@ -21,7 +20,7 @@ from orchestrator.prepare import Request, Services, Stages, prepare
 from orchestrator.reference import RunId, new_run_id
 from orchestrator.store.sessions import hold, writing
 
-__all__ = ["Finished", "carry_out", "not_begun", "run", "to_json"]
+__all__ = ["Finished", "not_begun", "run", "to_json"]
 
 
 def run(request: Request, services: Services, *, started: Callable[[RunId], None] | None = None) -> Finished:
@@ -56,23 +55,6 @@ def not_begun() -> Interrupted:
         "interrupted before the run began: nothing was run, and there is no record",
         hint="run it again; what was built so far is kept",
     )
-
-
-def carry_out(
-    run_id: RunId,
-    spec: RunSpec,
-    plan: Plan,
-    services: Services,
-    stages: Stages,
-    *,
-    withhold: tuple[tuple[str, Digest], ...] | None = None,
-    started: Callable[[RunId], None] | None = None,
-) -> Finished:
-    """From a plan to a sealed record; raises what kept the workflow from starting.
-
-    ``withhold``: give out no versions, and answer the workflow with these ids, as the run did that is made again.
-    """
-    return whole(attempt(run_id, spec, plan, services, stages, withhold=withhold, started=started))
 
 
 def to_json(finished: Finished) -> dict[str, Json]:

@@ -36,11 +36,11 @@ class Spy(DockerEngine):
         self.made: list[str] = []
         self.offline = False
 
-    def pull(self, reference: str, platform: str | None) -> None:
+    def pull(self, reference: str, platform: str | None, reporter: Reporter | None = None) -> None:
         if self.offline:
             raise EngineError(f"cannot pull {reference}: this test has no registry any more")
         self.pulled.append(reference)
-        super().pull(reference, platform)
+        super().pull(reference, platform, reporter)
 
     def build(self, context: BinaryIO, spec: BuildSpec, reporter: Reporter) -> str:
         self.built.append(spec)

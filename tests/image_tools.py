@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -48,6 +49,7 @@ class Notes:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.details: list[str] = []
+        self.steps: list[tuple[str, int, int | None, bool]] = []
         self._on_detail = on_detail
 
     def stage(self, name: str, detail: str = "") -> None:
@@ -66,7 +68,8 @@ class Notes:
     def log(self, stream: str, data: bytes) -> None:
         raise AssertionError("nothing runs a workflow here")
 
-    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None: ...
+    def progress(self, step: str, done: int, total: int | None, *, ended: bool = False) -> None:
+        self.steps.append((step, done, total, ended))
 
     def event(self, name: str, fields: Mapping[str, object]) -> None: ...
 
@@ -163,10 +166,15 @@ def wheel(name: str, files: dict[str, bytes], tag: str = "py3-none-any") -> tupl
 class Index:
     """A package index on this machine's loopback (PEP 503), which a builder on the host's network can reach.
 
-    ``login`` is `user:password` where it asks for one; wheels are given out only while ``open`` is set.
+    ``login`` is `user:password` where it asks for one; wheels are given out only while ``open`` is set, and with
+    ``pace`` so many bytes of them a second. ``host`` is another address of this machine.
     """
 
-    def __init__(self, *files: tuple[str, bytes], login: str = "") -> None:
+    def __init__(
+        self, *files: tuple[str, bytes], login: str = "", pace: int = 0, host: str = "127.0.0.1"
+    ) -> None:
+        self._host = host
+        self.pace = pace
         self.files = dict(files)
         self.login = login
         self.served: list[str] = []
@@ -174,12 +182,12 @@ class Index:
         self.asked = threading.Event()
         self.open = threading.Event()
         self.open.set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer((host, 0), self._handler())
 
     @property
     def url(self) -> str:
         """Its address without a login."""
-        return f"http://127.0.0.1:{self._server.server_port}/simple"
+        return f"http://{self._host}:{self._server.server_port}/simple"
 
     def hash(self, name: str) -> str:
         """The hash of the one file of a package."""
@@ -240,7 +248,12 @@ class Index:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 with suppress(ConnectionError):
-                    self.wfile.write(b"" if self.command == "HEAD" else body)
+                    if self.command == "HEAD":
+                        return
+                    step = index.pace // 10 or len(body) or 1
+                    for at in range(0, len(body), step):
+                        self.wfile.write(body[at : at + step])
+                        time.sleep(0.1 if index.pace else 0)
 
             do_HEAD = do_GET
 

@@ -117,7 +117,7 @@ def test_a_name_that_moves_means_what_the_registry_has_now(here: Place, registry
         assert not [line for line in client.push(name, stream=True, decode=True) if "error" in line]
         for each in (own_tag, name):
             here.engine.remove_image(each)
-        digests.append(registry_base.find_digest(here.engine, name, here.platform))
+        digests.append(registry_base.find_digest(here.engine, name, here.platform, here.notes))
         assert digests[-1] == registry.digest("team/moving", "1")
         here.engine.remove_image(name)
     client.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from tests.base_tools import own_base
 from tests.chaos import Chaos, chaos
 from tests.image_tools import SIX
-from tests.run_tools import Project, engine, git
+from tests.run_tools import Project, engine, git, wait_for
 from tests.s3_tools import KEY, SECRET, Server, credentials, environment
 
 DATA = """
@@ -43,11 +45,27 @@ name = config.experiment.name
 artifact.Metrics.save({"accuracy": right / len(rows)}, name=name)
 print(artifact.Model.save(centres, name=name, metadata={"trained_on": "digits"}).id)
 """
+# Waits after its second epoch, unless it goes on from one.
+LONG = """
+import time
+from mirage import artifact, metrics
+
+before = artifact.Model.resumed("checkpoint")
+state = {"epoch": 0, "weights": [1.0] * 2000} if before is None else before.load()
+while state["epoch"] < 4:
+    state = {"epoch": state["epoch"] + 1, "weights": [w * 1.5 for w in state["weights"]]}
+    print(artifact.Model.save(state, name="checkpoint").id, flush=True)
+    if state["epoch"] == 2 and before is None:
+        time.sleep(120)
+metrics.log(epoch=state["epoch"])
+artifact.Model.save(state["weights"], name="long")
+"""
 FILES = {
     "requirements.txt": SIX.decode(),
     "configs/data.yaml": "mirage: {workflow: workflows.data}\ndata: {noises: 5}\n",
     "configs/a.yaml": 'experiment: {name: centroid}\ndata: {train_dataset: "dataset:digits:v1"}\n',
     "workflows/data.py": DATA,
+    "workflows/long.py": LONG,
 }
 NOWHERE = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
 
@@ -124,6 +142,47 @@ def test_what_one_machine_ran_another_has_from_the_store_alone(
         assert b.mirage("artifact", "push", "--pending") == "nothing waits on this machine\n"
     assert machine_a.asked("artifact", "show", "model:by_hand:v1")["digest"] == added["digest"]
     _without_credentials(tmp_path)
+
+
+def test_a_run_whose_machine_died_goes_on_elsewhere_from_what_is_in_the_bucket(
+    machine_a: Project, run: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its checkpoints, its record, its image: another machine, with another clone and no cache, has them all from there."""
+    before = set(machine_a.run_ids())
+    process = machine_a.start("--config", "configs/a.yaml", "--workflow", "workflows.long")
+
+    def saved_twice() -> bool:
+        assert process.poll() is None, process.communicate()
+        lines = machine_a.journal(without=before)
+        return len([line for line in lines if line["event"] == "published"]) == 2
+
+    wait_for(saved_twice, 120)
+    (run_id,) = set(machine_a.run_ids()) - before
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    engine().remove_container(f"mirage-{run_id}", force=True)
+    git(tmp_path, "clone", "-q", str(machine_a.root), "b")
+    b = Project.__new__(Project)
+    b.root = b.folder = tmp_path / "b"
+    (tmp_path / "home").mkdir()
+    here = {**NOWHERE, "HOME": str(tmp_path / "home"), "MIRAGE_CACHE": str(tmp_path / "cache")}
+    with environment(here):
+        err = b.refused("--resume", run_id, code=2)
+        assert "begun on another machine" in err and "mirage recover" in err
+    (told,) = machine_a.asked("recover")["recovered"]
+    assert (told["run_id"], told["status"]) == (run_id, "lost")
+    digest = machine_a.asked("show", run_id)["image"]
+    engine().remove_image(f"mirage/run:{digest.removeprefix('sha256:')[:24]}", force=True)
+    with environment(here):
+        out = b.mirage("--resume", run_id, "--json", program="mirage-run")
+        made = json.loads(out)
+        assert (made["status"], made["metrics"]) == ("succeeded", {"epoch": 4})
+        assert made["resume_of"]["artifacts"] == ["model:checkpoint:v2"]
+        assert made["image"]["digest"] == digest
+        log = b.mirage("logs", made["run_id"])
+        assert log == "model:checkpoint:v3\nmodel:checkpoint:v4\n"
+        assert b.asked("verify", made["run_id"])["verdict"] == "ok"
+    assert machine_a.asked("show", made["run_id"])["status"] == "succeeded", "the first machine sees it too"
 
 
 def test_a_blob_that_the_bucket_lost_is_pushed_by_hand(

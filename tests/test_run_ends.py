@@ -165,6 +165,12 @@ def test_kill_9_while_the_workflow_runs_then_recover(project: Project) -> None:
     process.wait()
     assert len(project.containers()) == 1
     assert {"run_id": run_id, "status": "unfinished"} in project.asked("ls")["runs"]
+    for words in ((), ("--columns", "run_id,status")):
+        out, err, code = project.ended(project.start("ls", *words, program="mirage"))
+        assert code == 0 and "unfinished" in out and "recover" not in out
+        assert err.startswith(f"{run_id} is unfinished: ") and "-> `mirage recover`" in err
+        assert len(err.splitlines()) == 1
+    assert project.ended(project.start("ls", "--json", program="mirage"))[1] == "", "programs have the status"
     engine().stop(f"mirage-{run_id}", timeout=1)
     told = project.asked("recover")
     assert [item["run_id"] for item in told["recovered"]] == [run_id]
@@ -174,6 +180,7 @@ def test_kill_9_while_the_workflow_runs_then_recover(project: Project) -> None:
     assert "saved" in project.mirage("logs", run_id)
     assert project.containers() == []
     assert project.asked("recover") == {"recovered": [], "left": []}
+    assert project.ended(project.start("ls", program="mirage"))[1] == ""
 
 
 def test_kill_9_then_recover_adopts_what_still_runs(project: Project) -> None:

@@ -138,6 +138,11 @@ class Catalog:
         hint = "`mirage ls` lists the runs" if some else "the store has no runs yet"
         if any(open_id.startswith(text) for open_id in self._folders.unfinished()):
             hint = "it is not finished: `mirage logs` shows its output, `mirage recover` seals it if its process died"
+        elif is_run_id(text) and next(iter(self._store.keys(f"gc/hold/{text}/")), None) is not None:
+            hint = (
+                "it was begun on another machine, or in another clone, and has no record yet: `mirage recover` there, "
+                "where its process died"
+            )
         raise ConfigError(f"there is no run {text!r}", hint=hint)
 
     def _sealed(self, names: Iterable[str]) -> Iterator[Row]:

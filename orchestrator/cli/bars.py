@@ -34,6 +34,7 @@ class Bars:
             bar = self._bars[step] = click.progressbar(
                 length=max(1, total), show_eta=True, width=24, file=io.StringIO()
             )
+        bar.length = max(1, total)  # of a pull it grows
         bar.make_step(min(done, total) - bar.pos)
         bar.label = f"{step}  {readable_size(done)} of {readable_size(total)}"
         return bar.format_progress_line().rstrip()

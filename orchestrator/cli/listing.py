@@ -72,10 +72,12 @@ def list_runs(
         _print_csv(lines, wanted)
     elif not lines:
         print("no runs" if expression is None else "no such runs", file=sys.stderr)
-    elif wanted is not None:
-        print_table(wanted, [[_cell(line.lookup(path)) for path in wanted] for line in lines])
     else:
-        _print_table(place, lines)
+        if wanted is not None:
+            print_table(wanted, [[_cell(line.lookup(path)) for path in wanted] for line in lines])
+        else:
+            _print_table(place, lines)
+        _say_unfinished(lines)
 
 
 def _columns(text: str) -> tuple[str, ...]:
@@ -248,6 +250,20 @@ def _print_table(place: Workplace, lines: Sequence[Line]) -> None:
     told_of_few = ("user", "tags", "verdict", "signer")
     names = [name for name in rows[0] if name not in told_of_few or any(row[name] != "-" for row in rows)]
     print_table(names, [[row[name] for name in names] for row in rows])
+
+
+def _say_unfinished(lines: Sequence[Line]) -> None:
+    """One line for whoever reads it on a terminal or in a log: runs that nobody follows, and the command for them."""
+    dead = [line.run_id for line in lines if line.lookup("status") == "unfinished"]
+    if not dead:
+        return
+    which = f"{dead[0]} is" if len(dead) == 1 else f"{len(dead)} runs are"
+    sys.stdout.flush()  # the table first
+    print(
+        f"{which} unfinished: the process that followed {'it' if len(dead) == 1 else 'them'} is dead "
+        "-> `mirage recover` follows what still runs, and records what has ended or is lost",
+        file=sys.stderr,
+    )
 
 
 def _signers(place: Workplace, keyids: set[str]) -> dict[str, str]:

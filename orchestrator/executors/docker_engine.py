@@ -7,7 +7,6 @@ files. It uses the low-level client, since the high-level one asks several more 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import tarfile
 import time
@@ -21,7 +20,6 @@ import urllib3
 
 from orchestrator.digest import CHUNK
 from orchestrator.engine_values import (
-    BuildFailed,
     BuildSpec,
     ContainerSpec,
     ContainerState,
@@ -30,7 +28,7 @@ from orchestrator.engine_values import (
     disk_full,
 )
 from orchestrator.errors import EngineError
-from orchestrator.executors import docker_json, tar_stream
+from orchestrator.executors import answers, docker_json, tar_stream
 from orchestrator.executors.endpoint import Endpoint
 from orchestrator.ports import Reporter
 
@@ -38,9 +36,6 @@ from orchestrator.ports import Reporter
 _ANSWER = 120
 # Seconds for a sign of life.
 _SIGN = 5
-_STEP = re.compile(r"step (\d+)/\d+ ?: ", re.I)  # docker's classic builder, and podman in capitals
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the classic builder prints what comes from stderr in red
-_LAST_LINES = 20
 
 
 class DockerEngine:
@@ -89,32 +84,23 @@ class DockerEngine:
         """Load a layout archive; EngineError also where the stream tells a failure under HTTP 200."""
         # Not quiet: the engine then speaks while it works, and the time limit is for silence, not for the whole.
         with _told("load an image"):
-            for line in self._api.load_image(archive, quiet=False):
-                text = str(line.get("error") or line.get("stream") or "")
-                if "error" in line or "Error unpacking" in text:
-                    reason = f"the engine could not load the image: {text.strip()}"
-                    raise EngineError(reason, hint=disk_full(text))
+            answers.loaded(self._api.load_image(archive, quiet=False))
 
     def save(self, reference: str) -> Iterator[bytes]:
         """The image as an archive."""
         with _told(f"save the image {reference}"):
             yield from self._api.get_image(reference, chunk_size=CHUNK)
 
-    def pull(self, reference: str, platform: str | None) -> None:
+    def pull(self, reference: str, platform: str | None, reporter: Reporter | None = None) -> None:
         """Pull from a registry."""
         with _told(f"pull {reference}"):
-            for line in self._api.pull(reference, stream=True, decode=True, platform=platform):
-                if "error" in line:
-                    reason = str(line["error"])
-                    raise EngineError(f"cannot pull {reference}: {reason}", hint=disk_full(reason))
+            lines = self._api.pull(reference, stream=True, decode=True, platform=platform)
+            answers.pulled(lines, reference, reporter)
 
     def build(self, context: BinaryIO, spec: BuildSpec, reporter: Reporter) -> str:
         """Build a Dockerfile with the engine's classic builder: the SDK has no session for another one."""
-        step: int | None = None
-        image_id = ""
-        said: list[str] = []
         with _told("build an image"):
-            answers = self._api.build(
+            lines = self._api.build(
                 fileobj=context,
                 custom_context=True,
                 dockerfile=spec.dockerfile,
@@ -126,24 +112,7 @@ class DockerEngine:
                 forcerm=True,
                 decode=True,
             )
-            for answer in answers:
-                if "error" in answer:
-                    raise BuildFailed(
-                        str(answer["error"]).strip(), step=step, output="\n".join(said[-_LAST_LINES:])
-                    )
-                image_id = str((answer.get("aux") or {}).get("ID") or image_id)
-                for line in _COLOUR.sub("", str(answer.get("stream") or "")).splitlines():
-                    if not line.strip():
-                        continue
-                    reporter.detail(line)
-                    begun = _STEP.match(line)
-                    if begun:
-                        step, said = int(begun[1]), []
-                    elif not line.startswith(("Removing intermediate container", " ---> ")):
-                        said.append(line)
-        if not image_id:
-            raise EngineError("the engine ended a build without telling the image's id")
-        return image_id
+            return answers.built(lines, reporter)
 
     def export(self, container: str) -> Iterator[bytes]:
         """The file system of a container as a tar."""
@@ -326,6 +295,12 @@ class DockerEngine:
                 output.append(rest.decode("utf-8", "replace"))
             code = self._api.exec_inspect(made["Id"])["ExitCode"]
         return int(code if code is not None else -1), "\n".join(output)
+
+    def received(self, container: str) -> int | None:
+        """Bytes that came to a container over networks of its own, or None where that cannot be told."""
+        with suppress(EngineError), _told("measure the container's network"):
+            return answers.received(self._api.stats(container, stream=False, one_shot=True))
+        return None
 
     def put(self, container: str, folder: str, files: Iterable[tuple[str, bytes, int]]) -> None:
         """Put files (name, bytes, mode) into a folder that exists in the container."""

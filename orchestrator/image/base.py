@@ -219,7 +219,7 @@ class Bases:
         from orchestrator.image import registry_base
 
         self._reporter.stage("base", f"pulling {name}")
-        return registry_base.find_digest(self._engine, name, platform)
+        return registry_base.find_digest(self._engine, name, platform, self._reporter)
 
     def _pulled(self, name: str, place: str, digest: Digest, platform: Platform) -> Base:
         """A registry's image by digest: kept from before, or pulled from ``place`` now."""

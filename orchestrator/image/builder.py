@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from orchestrator import canonical
 from orchestrator.digest import Digest
 from orchestrator.engine_values import ContainerSpec, Tmpfs
 from orchestrator.errors import ImageError, LockError
-from orchestrator.image import foreign, installer, logins, wheel_bank, wheels
+from orchestrator.image import downloads, foreign, installer, logins, wheel_bank, wheels
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.installer import Batch
@@ -323,7 +323,8 @@ class Builder:
 
     def uv(self, container: str, lock: Lock, base: Base, words: tuple[str, ...], env: installer.Env) -> None:
         """Run uv on the lock; what goes wrong there is the lock's or the network's fault."""
-        code, output = self._run(container, ("/build/uv", *words), env)
+        with self.downloads(container):
+            code, output = self._run(container, ("/build/uv", *words), env)
         for line in output.splitlines():
             told = line.removeprefix("warning: ")
             if "yanked" in line and told != line and told not in self._told:
@@ -331,6 +332,10 @@ class Builder:
                 self.reporter.warn(f"{lock.path}: {told}")
         if code != 0:
             raise installer.failure(lock, base, self._hide(output))
+
+    def downloads(self, container: str) -> AbstractContextManager[None]:
+        """Within this it is told how much of packages has come."""
+        return downloads.told(self.engine, container, self.reporter)
 
     def command(self, container: str, argv: tuple[str, ...], env: installer.Env) -> str:
         """Run a program in the builder. Raises ImageError where it fails."""

@@ -54,12 +54,12 @@ def parse(name: str) -> ImageReference:
     return ImageReference(repository, tag, found)
 
 
-def find_digest(engine: Engine, name: str, platform: Platform) -> Digest:
+def find_digest(engine: Engine, name: str, platform: Platform, reporter: Reporter) -> Digest:
     """What a registry's name means now: pulls it, and gives the digest under which the registry has it."""
     reference = parse(name)
     if reference.digest is not None:
         return reference.digest
-    engine.pull(reference.by_tag, str(platform))
+    engine.pull(reference.by_tag, str(platform), reporter)
     found = engine.image(reference.by_tag)
     # The same image may be known from several registries; each has its own digest of it.
     told = [item.partition("@") for item in (found.repo_digests if found else ())]
@@ -78,7 +78,7 @@ def present(engine: Engine, reporter: Reporter, exact: str, platform: Platform) 
     if found is None:
         reporter.stage("base", f"pulling {exact}")
         try:
-            engine.pull(exact, str(platform))
+            engine.pull(exact, str(platform), reporter)
         except EngineError as error:
             raise ImageError(
                 f"the base {exact} is neither on this machine nor in the store, and cannot be pulled: {error.message}",

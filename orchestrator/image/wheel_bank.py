@@ -209,7 +209,8 @@ def _fetched(
             ("build/fetch.json", json.dumps(told).encode(), 0o600),
         ),
     )
-    shop.command(container, (base.python.executable, "-I", "/build/fetch.py"), batch.env)
+    with shop.downloads(container):
+        shop.command(container, (base.python.executable, "-I", "/build/fetch.py"), batch.env)
     for package, order in zip(batch.packages, orders, strict=True):
         assert isinstance(order, dict)
         with shop.library.writer() as writer:

@@ -72,6 +72,9 @@ class Workshop(Protocol):
     def uv(self, container: str, lock: Lock, base: Base, words: tuple[str, ...], env: installer.Env) -> None:
         """Run the installer. Raises LockError."""
 
+    def downloads(self, container: str) -> AbstractContextManager[None]:
+        """Within this it is told how much of packages has come."""
+
     def command(self, container: str, argv: tuple[str, ...], env: installer.Env) -> str:
         """Run a program. Raises ImageError."""
 

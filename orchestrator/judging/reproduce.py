@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, cast
 
-from orchestrator import canonical, provenance
-from orchestrator import run as runs
+from orchestrator import attempts, canonical, provenance
 from orchestrator.artifacts.version import Manifest, read_manifest
 from orchestrator.canonical import Json
 from orchestrator.definition import GRACE
@@ -114,13 +113,9 @@ def again(services: Services, first: Made, found: Found) -> Made:
     """
     record = first.record
     spec = spec_of(services, record, found, new_run_id())
-    finished = runs.carry_out(
-        RunId(spec.run_id),
-        spec,
-        _plan(services, record, spec, found),
-        services,
-        Stages(),
-        withhold=tuple(first.outputs),
+    plan, withheld = _plan(services, record, spec, found), tuple(first.outputs)
+    finished = attempts.whole(
+        attempts.attempt(RunId(spec.run_id), spec, plan, services, Stages(), withhold=withheld)
     )
     status = finished.sealed.result.status
     if status == "interrupted":
