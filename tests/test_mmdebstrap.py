@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -27,6 +28,16 @@ def recipe_in(folder: Path, text: str, name: str = "mine") -> Path:
     return folder / name
 
 
+# What mmdebstrap sees of this machine has another Python than Debian 12's.
+OTHER_PYTHON = """#!/bin/sh
+exec unshare --mount sh -euc '
+  mount -t tmpfs none "$0" && mkdir "$0/upper" "$0/work" "$0/upper/python3.99"
+  for each in /usr/lib/python3.*; do mknod "$0/upper/${each##*/}" c 0 0; done
+  mount -t overlay none -o "lowerdir=/usr/lib,upperdir=$0/upper,workdir=$0/work" /usr/lib
+  exec "$@"' "@FOLDER@" "@PROGRAM@" "$@"
+"""
+
+
 @dataclass(frozen=True)
 class Built:
     path: Path
@@ -43,12 +54,20 @@ def own_lists() -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     out = tmp_path_factory.mktemp("base") / "root.tar"
+    here = tmp_path_factory.mktemp("programs")
+    (here / "overlay").mkdir()
+    program = here / "mmdebstrap"
+    text = OTHER_PYTHON.replace("@FOLDER@", str(here / "overlay"))
+    program.write_text(text.replace("@PROGRAM@", str(shutil.which("mmdebstrap"))))
+    program.chmod(0o755)
     steps: list[str] = []
     before = own_lists()
     old = os.umask(0o077)
     try:
         recipe = mmdebstrap.load_recipe(mmdebstrap.find_recipe("python-3.11"))
-        packages = mmdebstrap.build_rootfs(recipe, out, report=steps.append)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+            packages = mmdebstrap.build_rootfs(recipe, out, report=steps.append)
     finally:
         os.umask(old)
     yield Built(out, packages, tuple(steps), before, own_lists())

@@ -22,7 +22,7 @@ from orchestrator.image.sealing import seal
 from orchestrator.process import ProgramMissing, lines
 
 SOURCE_DATE_EPOCH = 315532800  # 1980-01-01T00:00:00Z, as in every layer
-RECIPE_VERSION = 1  # counts up when this file makes other bytes from the same packages
+RECIPE_VERSION = 2  # counts up when this file makes other bytes from the same packages
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # Debian policy 5.6.1
@@ -76,7 +76,9 @@ rm -f var/lib/dpkg/status-old var/lib/dpkg/available var/lib/dpkg/diversions-old
 rm -f var/cache/debconf/*-old
 find var/log -type f -delete
 find usr -name __pycache__ -type d -prune -exec rm -rf {} +
-PYTHONHASHSEED=0 chroot . python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.*
+# The names are those in the root: this machine may have another Python.
+PYTHONHASHSEED=0 chroot . sh -c \
+  'exec python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.*'
 find var/tmp -mindepth 1 -delete
 chmod 1777 tmp var/tmp
 """
