@@ -125,8 +125,10 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
 
     def folder(path: str) -> bytes:
         from orchestrator.image import vcs_source
+        from orchestrator.source import beyond
 
-        return vcs_source.of_folder(taken.files, path)
+        files = beyond.files(taken, path) if beyond.is_outside(path) else taken.files
+        return vcs_source.of_folder(files, path)
 
     with stages("resolve"):
         inputs = tuple(resolve_input(services.store, written) for written in config.inputs)
