@@ -23,6 +23,7 @@ from orchestrator.image.library import Library
 from orchestrator.image.variation import USUAL, Manner
 from orchestrator.journal import RunFolders
 from orchestrator.key import Key, run_key
+from orchestrator.locks import lock
 from orchestrator.locks.committed import of_snapshot
 from orchestrator.locks.lock import Lock
 from orchestrator.ports import Engine, Executor, InputMount, Reporter, Store
@@ -106,7 +107,9 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
     config, settings = request.config, request.config.settings
     engine, library, reporter = services.engine, services.library, services.reporter
     with stages("snapshot"):
-        taken = snapshot.take(services.project.folder, allow_dirty=settings.dirty == "snapshot")
+        ahead = (config.path, PROJECT_FILE, *lock.likely(settings.environment.lock))
+        allow_dirty = settings.dirty == "snapshot"
+        taken = snapshot.take(services.project.folder, allow_dirty=allow_dirty, ahead=ahead)
         _check_committed(taken, config.path, config.raw)
         _check_committed(taken, PROJECT_FILE, services.project.source)
         _check_workflow(taken, settings.workflow)
@@ -122,8 +125,10 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
 
     def folder(path: str) -> bytes:
         from orchestrator.image import vcs_source
+        from orchestrator.source import beyond
 
-        return vcs_source.of_folder(taken.files, path)
+        files = beyond.files(taken, path) if beyond.is_outside(path) else taken.files
+        return vcs_source.of_folder(files, path)
 
     with stages("resolve"):
         inputs = tuple(resolve_input(services.store, written) for written in config.inputs)

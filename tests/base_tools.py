@@ -96,11 +96,11 @@ class Place:
         return base
 
 
-def own_base(bank: Path, project: Path) -> Base:
+def own_base(bank: Path, project: Path, platform: str = "auto") -> Base:
     """Mirage's own base from this machine's cache (built once), published into a store and pinned in a project."""
     engine = Spy()
     library = Library(FolderStore.open_at(cache_folder()), FolderStore.open_at(bank))
-    bases = Bases(engine, library, project, Notes())
+    bases = Bases(engine, library, project, Notes(), wanted=platform)
     return bases.pin(DEFAULT, bases.platform())
 
 

@@ -13,7 +13,7 @@ import pytest
 from scripts import engines
 from scripts.packages import Missing
 from tests.base_tools import own_base
-from tests.image_tools import SIX, Index
+from tests.image_tools import SIX, Index, engine
 from tests.lock_tools import sdist
 from tests.registry_tools import Registry
 from tests.run_tools import Project
@@ -73,6 +73,27 @@ def _by_a_registry(
         registry.stop()
 
 
+def _back(made: Project, run: dict[str, Any], there: dict[str, str], folder: Path) -> None:
+    """The other way: pushed from the other engine, and made again on this machine's from the registry alone."""
+    digest = run["image"]["digest"]
+    registry = Registry(folder / "registry-back")
+    direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    try:
+        pushed = made.mirage("image", "push", run["run_id"], f"{registry.address}/back", env=there | direct)
+        assert pushed == f"{registry.address}/back@{digest}\n"
+        assert registry.digest("back", digest[7:31]) == digest
+        (folder / "back").mkdir()
+        for layer in made.image_layers(run["run_id"]):
+            (made.store / "blobs" / "sha256" / layer[:2] / layer).rename(folder / "back" / layer)
+        engine().remove_image(f"mirage/run:{digest[7:31]}")
+        env = direct | {"MIRAGE_CACHE": str(folder / "cache-back"), "HTTPS_PROXY": "http://127.0.0.1:9"}
+        again = json.loads(made.mirage("reproduce", run["run_id"], "--json", env=env))
+        assert again["image"] == {"wanted": digest, "digest": digest, "origin": "registry", "equal": True}
+        assert again["verdict"] == "IDENTICAL"
+    finally:
+        registry.stop()
+
+
 def _check(kind: str, folder: Path, lock: str, index: dict[str, str]) -> None:
     here, there = project(folder / "here", lock), project(folder / "there", lock)
     first = here.run(env={**index, "MIRAGE_CACHE": str(folder / "cache")})
@@ -88,6 +109,8 @@ def _check(kind: str, folder: Path, lock: str, index: dict[str, str]) -> None:
             assert second["image"]["engine_id"] == second["image"][own]
             assert second["outputs"] == first["outputs"]
             assert second["run_key"] == first["run_key"]
+            if kind == "podman":
+                _back(there, second, env, folder)
             _empty(client)
             # with nothing but the first project's store: no cache, no package index, no registry
             nothing = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}

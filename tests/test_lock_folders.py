@@ -189,3 +189,47 @@ def test_it_is_built_from_the_commit_and_the_same_again_elsewhere(tmp_path: Path
     assert again["wanted"] == again["digest"] == first["image"]["digest"]
     for each in (first["image"]["digest"], told["digest"], changed["digest"]):
         engine().remove_image(f"mirage/run:{each[7:31]}")
+
+
+def test_a_folder_of_the_repository_beside_the_project_is_built_as_it_is_committed(tmp_path: Path) -> None:
+    workflow = (
+        "import own\nfrom mirage import artifact\nartifact.File.save(str(own.built).encode(), name='seen')\n"
+    )
+    lock = {"requirements.txt": "-r ../../shared.txt\n"}
+    project = Project(tmp_path / "a", workflow, below="apps/one", files=lock)
+    own_base(project.store, project.folder)
+    beside = project.root / "libs" / "own"
+    for name, text in built_here("own").items():
+        (beside / name).parent.mkdir(parents=True, exist_ok=True)
+        (beside / name).write_text(text)
+    code = (beside / "own.py").read_text()
+    (project.root / "shared.txt").write_text("-e ../../libs/own\n")
+    project.commit()
+    env = {"MIRAGE_CACHE": str(tmp_path / "cache")}
+
+    def built() -> dict[str, str]:
+        told = json.loads(project.mirage("image", "build", "--config", "configs/a.yaml", "--json", env=env))
+        return {layer["of"]: layer["digest"] for layer in told["layers"]}
+
+    first = project.run(env=env)
+    before = built()
+    (beside / "own.py").write_text(code.replace("built = True", "built = False"))
+    for option in ((), ("--snapshot",)):
+        err = project.refused("--config", "configs/a.yaml", *option, code=3)
+        assert "../../libs/own, which the lock names outside of the project, is not as committed" in err
+        assert "libs/own/own.py" in err
+    project.commit()
+    after = built()
+    assert {what for what in before if before[what] != after[what]} >= {"mirage environment"}
+    again = json.loads(project.mirage("image", "verify", first["run_id"], "--json", env=env))
+    assert again["equal"]
+    (project.root / "shared.txt").write_text("-e ../elsewhere\n")
+    project.commit()
+    err = project.refused("--config", "configs/a.yaml", code=4)
+    assert "../elsewhere, which lies outside of the project, and the commit has no file there" in err
+    (project.root / "shared.txt").write_text("-e ../../libs/own\n")
+    (project.root / "shared.txt").unlink()
+    err = project.refused("--config", "configs/a.yaml", code=3)
+    assert "shared.txt" in err
+    for each in {first["image"]["digest"]}:
+        engine().remove_image(f"mirage/run:{each[7:31]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from orchestrator.single_flight import single_flight
 from orchestrator.source.content import read_blobs
 from orchestrator.source.snapshot import Snapshot, SourceFile
 
-CODE_LAYER = 1  # counts up when the same files would give another layer
+CODE_LAYER, CONFIG_LAYER = 1, 1  # count up when the same files would give another layer
 # What `User` says in the image; a run is started as the caller instead.
 _IMAGE_USER = "10001:10001"
 _CONFIG_SUFFIXES = (b".yaml", b".yml")
@@ -182,8 +182,23 @@ def _known(library: Library, key: Key, below: tuple[Digest, ...]) -> Image | Non
 def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library, *, fresh: bool) -> Image:
     code, config = _split(recipe.snapshot.files, recipe.config.path)
     try:
-        code_layer = _code_layer(code, library, fresh=fresh)
-        config_layer = layer.to_bytes(_configuration(config, recipe.config))
+        code_layer = _noted(
+            f"code/{CODE_LAYER}", "mirage code", _listed(code), lambda: _code(code), library, fresh=fresh
+        )
+        told: list[Json] = [
+            _listed(config),
+            recipe.config.path,
+            recipe.config.digest,
+            of_bytes(recipe.config.visible),
+        ]
+        config_layer = _noted(
+            f"config/{CONFIG_LAYER}",
+            "mirage config",
+            told,
+            lambda: _configuration(config, recipe.config),
+            library,
+            fresh=fresh,
+        )
     except LayerError as error:
         raise ImageError(
             f"the project cannot be an image: {error}", hint="rename or remove that file"
@@ -193,7 +208,7 @@ def _assemble(recipe: Recipe, key: Key, sdk: bytes, library: Library, *, fresh: 
         recipe.environment.layer,
         _keep(library, sdk, "mirage sdk"),
         code_layer,
-        _keep(library, config_layer, "mirage config"),
+        config_layer,
     )
     return build(recipe.base.platform, layers, _run_config(recipe, key), recipe.snapshot.commit_time)
 
@@ -203,19 +218,30 @@ def _keep(library: Library, data: bytes, created_by: str) -> Layer:
     return Layer(digest, len(data), created_by)
 
 
-def _code_layer(files: Sequence[SourceFile], library: Library, *, fresh: bool) -> Layer:
-    """The layer of the code: known by git's names of its files' contents, or made of them now.
+def _noted(
+    note: str,
+    of: str,
+    made_of: Json,
+    entries: Callable[[], Iterable[Entry]],
+    library: Library,
+    *,
+    fresh: bool,
+) -> Layer:
+    """A layer of the project's files: known by what it is made of (git's names of contents), or made now.
 
     Raises LayerError, SourceError.
     """
-    listed = canonical.encode([[file.path.hex(), file.mode, file.oid, file.lfs] for file in files])
-    note = f"code/{CODE_LAYER}-{hex_of(of_bytes(listed))}"
+    note = f"{note}-{hex_of(of_bytes(canonical.encode(made_of)))}"
     digest, _, size = ("" if fresh else library.noted(note)).partition(" ")
     if digest and library.has(parse_digest(digest)):
-        return Layer(parse_digest(digest), int(size), "mirage code")
-    made = _keep(library, layer.to_bytes(_code(files)), "mirage code")
+        return Layer(parse_digest(digest), int(size), of)
+    made = _keep(library, layer.to_bytes(entries()), of)
     library.note(note, f"{made.digest} {made.size}")
     return made
+
+
+def _listed(files: Sequence[SourceFile]) -> list[Json]:
+    return [[file.path.hex(), file.mode, file.oid, file.lfs] for file in files]
 
 
 def _split(files: Iterable[SourceFile], config_path: str) -> tuple[list[SourceFile], list[SourceFile]]:

@@ -6,7 +6,6 @@ a base comes from is for the modules that make them.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError
-from orchestrator.image import dpkg, interpreter
+from orchestrator.image import interpreter
 from orchestrator.image.base_image import Base, described, from_json
 from orchestrator.image.belief import STORE
 from orchestrator.image.library import Library
@@ -68,6 +67,10 @@ class Shelf:
     def _again(self, base: Base) -> Base:
         env, platform = described(base.image)
         packages: tuple[tuple[str, str], ...] = ()
+        import tempfile  # most runs take no base in
+
+        from orchestrator.image import dpkg
+
         with tempfile.TemporaryDirectory(prefix="mirage-base-") as folder:
             for layer in base.image.layers:
                 path = Path(folder) / "layer.tar"

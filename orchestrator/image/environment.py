@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError
+from orchestrator.image import uv_version
 from orchestrator.image.base import Base
 from orchestrator.image.belief import HERE, Origin
-from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
 from orchestrator.image.loading import Parent, tag_of
 from orchestrator.image.oci import Image, Layer, RunConfig, build
@@ -24,6 +23,9 @@ from orchestrator.locks.selection import select
 from orchestrator.locks.target import Target
 from orchestrator.ports import Engine, Reporter
 from orchestrator.single_flight import single_flight
+
+if TYPE_CHECKING:
+    from orchestrator.image.handover import Handover
 
 RECIPE_VERSION = 2  # counts up when the same lock would give another layer
 
@@ -55,7 +57,7 @@ def key_manifest(lock: Lock, base: Base, groups: tuple[str, ...]) -> bytes:
             "lock": lock.to_json(),
             "groups": list(groups),
             "python": f"{base.python.implementation} {base.python.version}",
-            "installer": f"uv {installed_version('uv')}",
+            "installer": f"uv {uv_version.installed()}",
             "recipe": RECIPE_VERSION,
         }
     )

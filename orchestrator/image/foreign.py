@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from orchestrator.errors import ImageError
-from orchestrator.image import installer
+from orchestrator.image import installer, uv_version
 from orchestrator.image.emulation import MACHINES, other
 from orchestrator.image.oci import Platform
 from orchestrator.process import run
@@ -23,7 +22,7 @@ def program(platform: Platform, cache: Path) -> bytes:
     architecture = other(platform)
     if architecture is None:
         return installer.program()
-    version = installed_version("uv")
+    version = uv_version.installed()
     kept = cache / "tools" / f"uv-{version}-{architecture}"
     if not kept.exists():
         _fetch(version, architecture, kept)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from typing import NoReturn
 from orchestrator import canonical, yamlcore
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ConfigError, ImageError, did_you_mean
-from orchestrator.image import debian, dpkg
-from orchestrator.image.sealing import seal
+from orchestrator.image import debian
 from orchestrator.process import ProgramMissing, lines
 
 SOURCE_DATE_EPOCH = 315532800  # 1980-01-01T00:00:00Z, as in every layer
@@ -174,6 +172,9 @@ def build_rootfs(
     disk as four times the result; several minutes where ``architecture`` is another one than this machine's. ``report``
     gets mmdebstrap's own steps. Raises ImageError; nothing is at ``out`` then.
     """
+    from orchestrator.image import dpkg  # most runs build no base
+    from orchestrator.image.sealing import seal
+
     part, sealed = out.with_name(out.name + ".part"), out.with_name(out.name + ".sealed")
     try:
         with _inputs(recipe) as inputs:
@@ -217,6 +218,8 @@ def _inputs(recipe: Recipe) -> Iterator[_Inputs]:
     """Files for one build. mmdebstrap reads neither the machine's apt settings nor its mirror by itself, and
     a hook that is a file is not repeated in its output.
     """
+    import tempfile  # as above
+
     with tempfile.TemporaryDirectory(prefix="mirage-base-") as name:
         folder = Path(name)
         sources = debian.sources(recipe.suite, recipe.components)

@@ -5,7 +5,6 @@ Does not make the file system; see mmdebstrap.py.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from orchestrator import canonical
@@ -37,6 +36,8 @@ def key_manifest(recipe: Recipe, platform: Platform) -> bytes:
 def make(recipe: Recipe, platform: Platform, *, library: Library, shelf: Shelf, reporter: Reporter) -> Base:
     """Build the recipe's base. Takes half a minute; raises ImageError."""
     reporter.stage("base", f"building {recipe.name} from Debian packages (once per machine)")
+    import tempfile  # most runs build no base
+
     with tempfile.TemporaryDirectory(prefix="mirage-base-") as folder:
         tar = Path(folder) / "root.tar"
         installed = mmdebstrap.build_rootfs(

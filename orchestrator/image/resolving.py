@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version as installed_version
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError
+from orchestrator.image import uv_version
 from orchestrator.image.base import Base
 from orchestrator.image.handover import Handover
 from orchestrator.image.library import Library
@@ -82,7 +82,7 @@ def provide(
             return found
         from orchestrator.image.builder import Builder
 
-        told.stage("lock", f"resolving {lock.path} (with uv {installed_version('uv')})")
+        told.stage("lock", f"resolving {lock.path} (with uv {uv_version.installed()})")
         with Builder(engine, library, reporter, handover(), network) as builder:
             text = builder.resolve(lock, wanted(lock), base, key)
             leaks = builder.leaks(text)

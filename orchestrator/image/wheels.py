@@ -13,14 +13,13 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from importlib.metadata import version as installed_version
 from typing import Protocol
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import ImageError, LockError, at_line
-from orchestrator.image import installer, vcs_source
+from orchestrator.image import installer, uv_version, vcs_source
 from orchestrator.image.base import Base
 from orchestrator.image.library import Library
 from orchestrator.locks import local, requirement
@@ -175,7 +174,7 @@ def _wheel(shop: Workshop, lock: Lock, package: Pinned, base: Base, image_id: st
             "source": list(_source(package)),
             "base": base.digest,
             "platform": str(base.platform),
-            "installer": f"uv {installed_version('uv')}",
+            "installer": f"uv {uv_version.installed()}",
         }
     )
     wheel_key = of_bytes(manifest)

@@ -11,7 +11,8 @@ from orchestrator.locks import lock
 from orchestrator.locks.pinned import Lock
 from orchestrator.locks.source import LockSource
 from orchestrator.settings import EnvironmentSettings
-from orchestrator.source.content import read_blob
+from orchestrator.source import beyond
+from orchestrator.source.content import read_blob, read_blobs
 from orchestrator.source.snapshot import Snapshot
 
 
@@ -21,11 +22,21 @@ def of_snapshot(taken: Snapshot, settings: EnvironmentSettings) -> Lock:
     present = frozenset(paths)
 
     def read(path: str) -> bytes | None:
+        if beyond.is_outside(path):
+            return next(
+                (
+                    data
+                    for file, data in read_blobs(beyond.files(taken, path))
+                    if file.path == os.fsencode(path)
+                ),
+                None,
+            )
         return read_blob(taken, os.fsencode(path)) if path in present else None
 
     def held(folder: str) -> str:
         below = os.fsencode(folder) + b"/"
-        inside = [file for file in taken.files if file.path.startswith(below)]
+        files = beyond.files(taken, folder) if beyond.is_outside(folder) else taken.files
+        inside = [file for file in files if file.path.startswith(below)]
         listed: list[Json] = [
             [file.path[len(below) :].hex(), file.mode, file.oid, file.lfs] for file in inside
         ]

@@ -31,9 +31,13 @@ def path_in(line: str) -> tuple[str, tuple[str, ...], str | None] | None:
 def told(source: LockSource, where: str, name: str, path: str) -> tuple[str, str]:
     """For locks of which a part is installed: (the normal form, why it cannot be installed), one of them empty."""
     folder = source.beside(path)
-    if posixpath.isabs(path) or folder == ".." or folder.startswith("../"):
+    if posixpath.isabs(path):
         return "", f"{where}: {name} comes from {path}, which lies outside of the project"
     held = source.held(folder)
+    if not held and (folder == ".." or folder.startswith("../")):
+        return "", (
+            f"{where}: {name} comes from {path}, which lies outside of the project, and the commit has no file there"
+        )
     if not held:
         return "", f"{where}: {name} comes from the folder {folder}, of which the commit has no file"
     return f"{_FORM}{quote(folder)}@{held}", ""
@@ -45,7 +49,7 @@ def spelled(source: LockSource, where: str, name: str, path: str) -> str:
     if problem:
         raise LockError(
             problem,
-            hint="only folders of the project's own commit can be built: commit it, or lock a release of it",
+            hint="only folders of the project's own repository can be built: commit it, or lock a release of it",
         )
     return found
 

@@ -15,9 +15,10 @@ from orchestrator.locks import requirements
 from orchestrator.locks.pinned import Lock
 from orchestrator.locks.source import LockSource
 
-__all__ = ["KNOWN", "Lock", "LockSource", "choose", "parse", "read"]
+__all__ = ["KNOWN", "Lock", "LockSource", "choose", "likely", "parse", "read"]
 
 KNOWN = ("requirements.txt", "poetry.lock", "Pipfile.lock", "uv.lock", "pylock.toml")
+_MANIFESTS = ("pyproject.toml", "Pipfile")
 _PYLOCK = re.compile(r"pylock\.([^.]+\.)?toml")  # PEP 751, "File Name"
 
 
@@ -45,6 +46,11 @@ def choose(present: Sequence[str], wanted: str) -> str:
             hint="say which one with `environment: {lock: FILE}` in .mirage/project.yaml",
         )
     return found[0]
+
+
+def likely(wanted: str) -> tuple[str, ...]:
+    """The files that may be read for a lock: itself, and what it was made from."""
+    return (*((wanted,) if wanted != "auto" else KNOWN), *_MANIFESTS)
 
 
 def parse(path: str, content: bytes, unpinned: str = "refuse") -> Lock:

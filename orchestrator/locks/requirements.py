@@ -255,8 +255,9 @@ def _instead_of(word: str) -> str:
     """What to do about an option line."""
     if word == "--editable":
         return (
-            "only the project's own code may be named so, which is part of the image anyway "
-            "(`pip freeze --exclude-editable` leaves it out); anything else needs a released version"
+            "the project's own code is part of the image anyway (`pip freeze --exclude-editable` leaves it out); "
+            "another folder of its repository is written as -e ./folder or -e ../folder; anything else needs a released "
+            "version"
         )
     if word == "--hash":
         return "a comment ended the package's line: put the hashes right below the package, before comments"

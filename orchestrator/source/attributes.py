@@ -5,7 +5,6 @@ The pointers' grammar and their objects are lfs.py's part.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +15,27 @@ from orchestrator.source.checkout import Checkout
 from orchestrator.source.listing import Part
 
 
-def stamp_and_filtered(checkout: Checkout, commit: str, parts: Sequence[Part]) -> tuple[int, bool]:
-    """The commit's time, and whether some attributes speak of LFS, in one call of git where it has no submodules."""
+def stamp_and_filtered(
+    checkout: Checkout, commit: str, parts: Sequence[Part], ahead: Sequence[str]
+) -> tuple[int, bool, tuple[tuple[str, bytes], ...]]:
+    """The commit's time, whether some attributes speak of LFS, and the blobs ``ahead`` of the project's own files.
+
+    In one call of git where there are no submodules.
+    """
     above = checkout.prefix.split("/") if checkout.prefix and "\n" not in checkout.prefix else []
     asked = [
         commit,
         *(f"{commit}:{'/'.join([*above[:count], '.gitattributes'])}" for count in range(len(above))),
     ]
-    stamp, *attributes = objects.contents(checkout.folder, asked + _attributes_of(parts[0]))
+    stamp, *attributes = objects.contents(checkout.folder, [*asked, *_attributes_of(parts[0]), *ahead])
+    attributes, read = attributes[: len(attributes) - len(ahead)], attributes[len(attributes) - len(ahead) :]
     for part in parts[1:]:
         attributes += objects.contents(part.repository, _attributes_of(part))
     own = checkout.common / "info" / "attributes"
     filtered = own.is_file() or any(b"filter=lfs" in each for each in attributes if each)
     # `cat-file` takes one name a line: parents with a newline in their names are not asked, so all is looked at.
-    return objects.commit_time(stamp or b"", commit), filtered or "\n" in checkout.prefix
+    held = tuple((oid, data) for oid, data in zip(ahead, read, strict=True) if data is not None)
+    return objects.commit_time(stamp or b"", commit), filtered or "\n" in checkout.prefix, held
 
 
 def _attributes_of(part: Part) -> list[str]:
@@ -48,6 +54,8 @@ def with_pointers(part: Part, commit: str) -> Part:
     if not pointers:
         return part
     # The attributes of the commit, not of the work tree or of the user (git-check-attr(1), --cached).
+    import tempfile  # few repositories have such files
+
     with tempfile.TemporaryDirectory(prefix="mirage-index-") as name:
         env = {"GIT_INDEX_FILE": str(Path(name) / "index")}
         git.ask(part.repository, "read-tree", part.commit if part.prefix else commit, env=env)

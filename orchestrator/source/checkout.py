@@ -6,6 +6,7 @@ Looks at no file: what differs from the commit is work_tree.py's part.
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def locate(folder: Path) -> Checkout:
     Raises SourceError where there is no repository, no work tree, or no commit with the folder in it.
     """
     words = ("--is-inside-work-tree", "--is-shallow-repository", "--show-cdup", "HEAD^{commit}", "HEAD:./")
-    done = git.run(folder, "rev-parse", *words, "--git-common-dir", "--symbolic-full-name", "HEAD")
+    with ThreadPoolExecutor(1) as pool:  # beside each other
+        settings = pool.submit(git.settings, folder)
+        done = git.run(folder, "rev-parse", *words, "--git-common-dir", "--symbolic-full-name", "HEAD")
     if done.code != 0:
         raise _no_commit(folder, done.complaint)
     lines = os.fsdecode(done.stdout).split("\n")
@@ -65,7 +68,7 @@ def locate(folder: Path) -> Checkout:
         tree=tree,
         branch=None if branch is None else git.printable(os.fsencode(branch)),
         shallow=shallow == "true",
-        settings=git.settings(folder),
+        settings=settings.result(),
     )
     if git.printable(os.fsencode(checkout.prefix)) != checkout.prefix:
         raise SourceError(

@@ -19,6 +19,8 @@ def read_blob(snapshot: Snapshot, path: bytes) -> bytes:
     """The content of one file. Raises SourceError where the commit has no such file."""
     for file in snapshot.files:
         if file.path == path:
+            if not file.lfs and (held := dict(snapshot.held).get(file.oid)) is not None:
+                return held
             return next(data for _, data in read_blobs((file,)))
     raise SourceError(f"{git.printable(path)} is not in the commit {snapshot.commit[:12]}")
 

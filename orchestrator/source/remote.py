@@ -52,7 +52,8 @@ def _fetch(repository: Path, url: str, commit: str) -> None:
     if done.code != 0:
         every = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
         done = _git(repository, "fetch", "-q", "--no-tags", url, *every)
-    shown = git.public_url(url)
+    # ssh's user name is part of the address; passwords were refused (locks/vcs.py)
+    shown = url if url.startswith("ssh://") else git.public_url(url)
     if done.code != 0:
         raise SourceError(
             f"git cannot fetch {shown}: {done.complaint.replace(url, shown)}",

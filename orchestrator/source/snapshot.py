@@ -6,9 +6,10 @@ content.py's parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.errors import SourceError
@@ -26,7 +27,8 @@ class Snapshot:
 
     ``base_commit`` is the commit that was checked out: another one than ``commit`` where ``dirty``.
     ``prefix`` is the project's path in its repository, empty at its root; ``commit_time`` in seconds
-    since the epoch; ``lfs`` says that some file's content is in the clone's LFS store.
+    since the epoch; ``lfs`` says that some file's content is in the clone's LFS store. ``held`` are blobs that were
+    read already, by their git names.
     """
 
     folder: Path
@@ -42,13 +44,15 @@ class Snapshot:
     files: tuple[SourceFile, ...]
     submodules: tuple[Submodule, ...]
     lfs: bool
+    held: tuple[tuple[str, bytes], ...] = field(default=(), repr=False, compare=False)
 
 
-def take(folder: Path, *, allow_dirty: bool) -> Snapshot:
+def take(folder: Path, *, allow_dirty: bool, ahead: Collection[str] = ()) -> Snapshot:
     """The snapshot of the project in ``folder``.
 
     A dirty tree is refused with the list of its files, or, with ``allow_dirty``, becomes a commit of its own
-    under `refs/mirage/snapshots/`: the same content on the same parent gives the same commit. Raises SourceError
+    under `refs/mirage/snapshots/`: the same content on the same parent gives the same commit. ``ahead`` are files
+    that will be read, where they are there: they come with what git is asked for anyway. Raises SourceError
     where there is no repository or no commit, and where git cannot give some content.
     """
     checkout = locate(folder.resolve())
@@ -73,7 +77,9 @@ def take(folder: Path, *, allow_dirty: bool) -> Snapshot:
     commit = (
         work_tree.commit_of(checkout, root) if root is not None and tree != checkout.tree else checkout.head
     )
-    stamp, filtered = attributes.stamp_and_filtered(checkout, commit, parts)
+    soon = {os.fsencode(path) for path in ahead}
+    wanted = [file.oid for file in parts[0].files if file.path in soon]
+    stamp, filtered, held = attributes.stamp_and_filtered(checkout, commit, parts, wanted)
     parts = [attributes.with_pointers(part, commit) for part in parts] if filtered else parts
     files = tuple(file for part in parts for file in part.files)
     return Snapshot(
@@ -90,6 +96,7 @@ def take(folder: Path, *, allow_dirty: bool) -> Snapshot:
         files=files,
         submodules=tuple(module for part in parts for module in part.submodules),
         lfs=any(file.lfs for file in files),
+        held=held,
     )
 
 

@@ -6,7 +6,6 @@ Whether a dirty tree may be run is snapshot.py's question.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +87,8 @@ def trees_of_work(checkout: Checkout, changed: Sequence[Change]) -> tuple[str, s
                 seeded.append(f"{change.staged}\t{change.path}")
         else:
             gone.append(f"0 {'0' * len(checkout.head)}\t{change.path}")
+    import tempfile  # most trees are clean
+
     with tempfile.TemporaryDirectory(prefix="mirage-index-") as name:
 
         def ask(*words: str, given: Sequence[str] = ()) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import packages
+from scripts import engines, packages
+from tests.base_tools import own_base
 from tests.image_tools import engine
 from tests.run_tools import Project, git
 
@@ -75,3 +77,27 @@ def test_an_image_for_arm64_has_its_wheels_and_runs(emulated: None, tmp_path: Pa
     own = project.run()
     assert own["image"]["key"] != made["image"]["key"]
     assert own["outputs"][0]["digest"] != made["outputs"][0]["digest"]
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind", ["containerd", "podman"])
+def test_it_is_the_same_image_on_another_engine(emulated: None, tmp_path: Path, kind: str) -> None:
+    settings = "project: probe\nworkflow: workflows.main\nplatform: linux/arm64\nbuild: {network: host}\n"
+    files = {"requirements.txt": LOCK.format(**HASHES), ".mirage/project.yaml": settings}
+
+    def built(name: str, host: str) -> dict[str, object]:
+        """The same commit, with the base alone in its store and nothing in its cache."""
+        project = Project(tmp_path / name / "p", WORKFLOW, files=files)
+        own_base(project.store, project.folder, "linux/arm64")
+        project.commit()
+        env = {"MIRAGE_CACHE": str(tmp_path / name / "cache"), **({"DOCKER_HOST": host} if host else {})}
+        words = ("image", "build", "--config", "configs/a.yaml", "--json")
+        told: dict[str, object] = json.loads(project.mirage(*words, env=env))
+        return told
+
+    here = built("here", "")
+    with engines.engine(kind) as host:
+        there = built("there", host)
+    assert (there["digest"], there["layers"]) == (here["digest"], here["layers"])
+    assert there["engine_id"] == (there["digest"] if kind == "containerd" else there["config_digest"])
+    engine().remove_image(f"mirage/run:{str(here['digest'])[7:31]}")
