@@ -31,9 +31,9 @@ LAYERS = (
 )
 RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for name in names.split()}
 DOORS = {
-    "docker": {"orchestrator.executors.docker_library", "orchestrator.executors.registry"},
-    "requests": {"orchestrator.executors.docker_library", "orchestrator.executors.registry"},
-    "urllib3": {"orchestrator.executors.docker_library"},
+    "docker": {"orchestrator.executors.docker_engine", "orchestrator.executors.registry"},
+    "requests": {"orchestrator.executors.docker_engine", "orchestrator.executors.registry"},
+    "urllib3": {"orchestrator.executors.docker_engine"},
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
     "cryptography": {"orchestrator.trust.keys"},

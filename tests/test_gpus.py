@@ -150,14 +150,8 @@ def info_with_cdi() -> EngineInfo:
 def test_cdi_is_used_where_the_engine_lists_devices(asked: tuple[str, ...], ids: tuple[str, ...]) -> None:
     (request,) = gpus.requests(asked, info_with_cdi())
     assert (request.driver, request.ids, request.count) == ("cdi", ids, 0)
-    config = docker_json.container_config(ContainerSpec(image="x", argv=(), devices=(request,)))
-    (told,) = config["HostConfig"]["DeviceRequests"]
-    assert (told["Driver"], told["DeviceIDs"], told["Count"], told["Capabilities"]) == (
-        "cdi",
-        list(ids),
-        0,
-        [],
-    )
+    options = docker_json.host_options(ContainerSpec(image="x", argv=(), devices=(request,)))
+    assert options["device_requests"] == [{"driver": "cdi", "device_ids": list(ids)}]
 
 
 @pytest.mark.parametrize(

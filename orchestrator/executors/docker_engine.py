@@ -1,18 +1,22 @@
-"""The Engine port on Docker's API (docker, podman's compatible socket).
+"""The Engine port on Docker's API (docker, podman's compatible socket): the only file that speaks docker.
 
-A thin adapter: no policy, no retry, foreign exceptions translated. docker_json.py has the words, tar_stream.py the
-files; docker_socket.py speaks where the engine is at a socket of this machine, docker_library.py elsewhere.
+A thin adapter: no policy, no retry, foreign exceptions translated; docker_json.py has the words, tar_stream.py the
+files. It uses the low-level client, since the high-level one asks several more questions per call.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
+import tarfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, BinaryIO
+
+import docker
+import requests
+import urllib3
 
 from orchestrator.digest import CHUNK
 from orchestrator.engine_values import (
@@ -25,7 +29,6 @@ from orchestrator.engine_values import (
 )
 from orchestrator.errors import EngineError
 from orchestrator.executors import answers, docker_json, tar_stream
-from orchestrator.executors.docker_socket import Broken, Refused, SocketApi
 from orchestrator.executors.endpoint import Endpoint
 from orchestrator.ports import Reporter
 
@@ -45,16 +48,14 @@ class DockerEngine:
 
     @property
     def _api(self) -> Any:
-        """The client, connected; untyped, since it is docker's library's, or one that gives its other calls to that."""
+        """The client, connected; untyped, since the stubs do not cover the low-level calls that we make."""
         if self._connected is None:
             try:
                 self._connected = self._client(_ANSWER)
-            except Exception as error:
-                if not isinstance(error, OSError) and _translated(error) is None:
-                    raise
+            except (docker.errors.DockerException, OSError) as error:
                 raise EngineError(
                     f"the container engine at {self._endpoint.url} ({self._endpoint.origin}) "
-                    f"does not answer: {error}",
+                    f"does not answer: {_reason(error)}",
                     hint="start it (`make engine` in Mirage's repository, or `systemctl start docker`), "
                     "or point DOCKER_HOST at one that runs",
                 ) from error
@@ -140,36 +141,66 @@ class DockerEngine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container; gives its id."""
-        config = docker_json.container_config(spec, podman=self.info().name == "podman")
+        host = docker_json.host_options(spec, podman=self.info().name == "podman")
         with _told("create a container"):
-            return str(self._api.create_container_from_config(config, name=spec.name)["Id"])
+            made = self._api.create_container_from_config(
+                self._api.create_container_config(
+                    image=spec.image,
+                    command=list(spec.argv),
+                    environment=dict(spec.env),
+                    labels=dict(spec.labels),
+                    user=spec.user,
+                    working_dir=spec.working_dir or None,
+                    stdin_open=spec.stdin,
+                    host_config=self._api.create_host_config(**host),
+                ),
+                name=spec.name,
+            )
+        return str(made["Id"])
 
     def start(self, container: str, stdin: bytes | None = None) -> None:
         """Start a created container; ``stdin`` is all that it reads there. It ends where this process dies."""
         with _told("start the container"), ExitStack() as stack:
             plug: socket.socket | None = None
             if stdin is not None:
-                attached = self._api.plug(container)
+                attached = self._api.attach_socket(container, params={"stdin": 1, "stream": 1})
                 stack.callback(attached.close)
-                plug = getattr(attached, "_sock", attached)  # the library's own is for reading only
+                plug = getattr(attached, "_sock", attached)  # docker-py's own is for reading only
             self._api.start(container)
             if plug is not None:
                 plug.sendall(stdin or b"")
                 plug.shutdown(socket.SHUT_RDWR)  # closing alone would not: the library keeps a reference
 
     def attach(self, container: str) -> Iterator[tuple[str, bytes]]:
-        """Follow a container's output from now on; only for one that is not started yet."""
+        """Follow a container's output from now on.
+
+        Only for one that is not started yet: docker-py reads past what arrives together with the answer's
+        head, so that the first output of a running container would be lost.
+        """
         with _told("attach to the container"):
-            stream = self._api.attached(container)
-        return _following(stream)
+            stream = self._api.attach(
+                container, stdout=True, stderr=True, stream=True, logs=False, demux=True
+            )
+        return _named(stream)
 
     def logs(
         self, container: str, *, follow: bool, since: float | None = None
     ) -> Iterator[tuple[str, bytes]]:
-        """All output that the engine kept so far, and what follows while the container runs."""
-        asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "since": since or 0}
+        """All output that the engine kept so far, and what follows while the container runs.
+
+        The library's own call does not tell the streams apart.
+        """
         with _told("read the container's log"):
-            yield from self._api.followed_log(container, asked)
+            answer = self._api._get(
+                self._api._url("/containers/{0}/logs", container),
+                params={"stdout": 1, "stderr": 1, "follow": int(follow), "since": since or 0},
+                stream=True,
+            )
+            try:
+                self._api._disable_socket_timeout(self._api._get_raw_response_socket(answer))
+                yield from docker_json.frames(answer.raw.read)
+            finally:
+                answer.close()
 
     def wait(self, container: str) -> bool:
         """Return when the container is no longer running, or, with False, when the connection broke."""
@@ -189,16 +220,14 @@ class DockerEngine:
             finally:
                 client.close()
 
-    def _client(self, timeout: int, version: str = "") -> Any:
-        path = self._endpoint.url.removeprefix("unix://")
-        if path.startswith("/"):
-            return SocketApi(path, timeout, lambda version: self._library(timeout, version), version)
-        return self._library(timeout, version)
-
-    def _library(self, timeout: int, version: str) -> Any:
-        from orchestrator.executors import docker_library  # takes long to load
-
-        return docker_library.connect(self._endpoint, timeout, version)
+    def _client(self, timeout: int, version: str = "auto") -> Any:
+        certificates = self._endpoint.certificates
+        return docker.APIClient(
+            base_url=self._endpoint.url,
+            version=version,
+            timeout=timeout,
+            tls=_tls(certificates) if certificates else False,
+        )
 
     def listening_since(self) -> float | None:
         """The age of its socket, which an engine makes anew at its start (with socket activation systemd does)."""
@@ -306,37 +335,41 @@ class _Missing(EngineError):
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Translate foreign exceptions; what was attempted comes first in the message."""
+    """Translate the library's exceptions; what was attempted comes first in the message."""
     try:
         yield
-    except Exception as error:
-        told = _translated(error)
-        if told is not None:
-            raise _error(what, told) from error
-        if isinstance(error, OSError) or tar_stream.is_error(error):
-            raise EngineError(f"cannot {what}: {error}") from error
-        raise
+    except docker.errors.NotFound as error:
+        raise _Missing(f"cannot {what}: {_reason(error)}") from error
+    except docker.errors.APIError as error:
+        reason = _reason(error)
+        hint = disk_full(reason)
+        if "could not select device driver" in reason:
+            hint = (
+                "this engine has no GPU support: install the NVIDIA container toolkit, or run without --gpus"
+            )
+        raise EngineError(f"the engine could not {what}: {reason}", hint=hint) from error
+    except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise EngineError(f"cannot {what}: {_reason(error)}", hint="is the engine still running?") from error
+    except (OSError, tarfile.TarError) as error:
+        raise EngineError(f"cannot {what}: {error}") from error
 
 
-def _translated(error: BaseException) -> Refused | Broken | None:
-    """What the engine or the way to it did, for errors of those who speak to it."""
-    if isinstance(error, Refused | Broken):
-        return error
-    library = sys.modules.get("orchestrator.executors.docker_library")
-    return None if library is None else library.told(error)
+def _tls(folder: str) -> Any:
+    """The docker CLI's certificates: ca.pem, cert.pem and key.pem in one folder."""
+    return docker.tls.TLSConfig(
+        client_cert=(f"{folder}/cert.pem", f"{folder}/key.pem"), ca_cert=f"{folder}/ca.pem", verify=True
+    )
 
 
-def _error(what: str, told: Refused | Broken) -> EngineError:
-    if isinstance(told, Broken):
-        return EngineError(f"cannot {what}: {told}", hint="is the engine still running?")
-    if told.status == 404:
-        return _Missing(f"cannot {what}: {told}")
-    hint = disk_full(told.explanation)
-    if "could not select device driver" in told.explanation:
-        hint = "this engine has no GPU support: install the NVIDIA container toolkit, or run without --gpus"
-    return EngineError(f"the engine could not {what}: {told}", hint=hint)
+def _reason(error: BaseException) -> str:
+    explanation = getattr(error, "explanation", None)
+    return str(explanation or error)
 
 
-def _following(stream: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+def _named(stream: Iterable[tuple[bytes | None, bytes | None]]) -> Iterator[tuple[str, bytes]]:
     with _told("follow the container's output"):
-        yield from stream
+        for out, err in stream:
+            if out:
+                yield "stdout", out
+            if err:
+                yield "stderr", err

@@ -113,55 +113,37 @@ def frames(read: Callable[[int], bytes]) -> Iterator[tuple[str, bytes]]:
             yield ("stderr" if head[0] == 2 else "stdout"), data
 
 
-def container_config(spec: ContainerSpec, *, podman: bool = False) -> dict[str, Any]:
-    """A container's spec as the body of `POST /containers/create`, in the order of its documentation."""
-    return {
-        "User": spec.user,
-        "AttachStdin": spec.stdin,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Tty": False,
-        "OpenStdin": spec.stdin,
-        "StdinOnce": spec.stdin,
-        "Env": [f"{name}={value}" for name, value in spec.env],
-        "Cmd": list(spec.argv),
-        "Image": spec.image,
-        "WorkingDir": spec.working_dir or None,
-        "Labels": dict(spec.labels),
-        "HostConfig": _host_config(spec, podman),
-    }
-
-
-def _host_config(spec: ContainerSpec, podman: bool) -> dict[str, Any]:
-    """What a container may do."""
+def host_options(spec: ContainerSpec, *, podman: bool = False) -> dict[str, Any]:
+    """What a container may do, as the arguments of docker-py's `create_host_config`."""
     options: dict[str, Any] = {
-        "NetworkMode": spec.network,
-        "ReadonlyRootfs": spec.read_only,
-        "Init": spec.init,
-        "PidsLimit": spec.pids,
-        "ShmSize": spec.shm_size,
-        "SecurityOpt": ["no-new-privileges"],
+        "network_mode": spec.network,
+        "read_only": spec.read_only,
+        "init": spec.init,
+        "pids_limit": spec.pids,
+        "shm_size": spec.shm_size,
+        "security_opt": ["no-new-privileges"],
         # bind mounts by Mounts, never by Binds: those make a missing source silently
-        "Mounts": [_mount("bind", m.source, m.target, m.read_only) for m in spec.mounts]
+        "mounts": [_mount("bind", m.source, m.target, m.read_only) for m in spec.mounts]
         + [_mount("volume", name, target, False) for name, target in spec.volumes],
-        "Tmpfs": {t.target: _unowned(t.options) if podman else t.options for t in spec.tmpfs},
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "64m", "max-file": "4"}},
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "tmpfs": {t.target: _unowned(t.options) if podman else t.options for t in spec.tmpfs},
+        "log_config": {"type": "json-file", "config": {"max-size": "64m", "max-file": "4"}},
+        "ulimits": [{"name": "core", "soft": 0, "hard": 0}],
     }
     if spec.drop_capabilities:
-        options["CapDrop"] = ["ALL"]
+        options["cap_drop"] = ["ALL"]
     if spec.memory is not None:
-        options["Memory"] = options["MemorySwap"] = spec.memory
+        options["mem_limit"] = options["memswap_limit"] = spec.memory
     if spec.cpus is not None:
-        options["NanoCpus"] = int(spec.cpus * 1e9)
+        options["nano_cpus"] = int(spec.cpus * 1e9)
     if spec.runtime is not None:
-        options["Runtime"] = spec.runtime
+        options["runtime"] = spec.runtime
     if spec.devices:
-        options["DeviceRequests"] = [_device_request(each) for each in spec.devices]
+        options["device_requests"] = [_device_request(each) for each in spec.devices]
     return options
 
 
 def _mount(kind: str, source: str, target: str, read_only: bool) -> dict[str, Any]:
+    # docker-py hands mounts on as they are: these are the API's own words
     return {"Target": target, "Source": source, "Type": kind, "ReadOnly": read_only}
 
 
@@ -172,15 +154,11 @@ def _unowned(options: str) -> str:
 
 
 def _device_request(asked: DeviceRequest) -> dict[str, Any]:
-    """The hook is found by its capability, CDI by the driver's name."""
-    cdi = asked.driver == "cdi"
-    return {
-        "Driver": "cdi" if cdi else "",
-        "Count": 0 if cdi or asked.ids else asked.count,
-        "DeviceIDs": list(asked.ids),
-        "Capabilities": [] if cdi else [["gpu"]],
-        "Options": {},
-    }
+    """In the API's words (moby, DeviceRequest): the hook is found by its capability, CDI by the driver's name."""
+    if asked.driver == "cdi":
+        return {"driver": "cdi", "device_ids": list(asked.ids)}
+    request: dict[str, Any] = {"capabilities": [["gpu"]]}
+    return {**request, "device_ids": list(asked.ids)} if asked.ids else {**request, "count": asked.count}
 
 
 def _go_architecture(name: str) -> str:

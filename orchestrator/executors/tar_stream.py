@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import sys
+import tarfile
 from collections.abc import Iterable, Iterator
 
 from orchestrator.digest import CHUNK
@@ -12,8 +12,6 @@ from orchestrator.errors import EngineError
 
 def pack(files: Iterable[tuple[str, bytes, int]]) -> bytes:
     """A tar of files (name, bytes, mode)."""
-    import tarfile  # no usual run needs it
-
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, data, mode in files:
@@ -25,8 +23,6 @@ def pack(files: Iterable[tuple[str, bytes, int]]) -> bytes:
 
 def first_file(pieces: Iterable[bytes], path: str) -> Iterator[bytes]:
     """The bytes of a tar's first member. Raises EngineError where it is no regular file, and tarfile's errors."""
-    import tarfile  # as above
-
     with tarfile.open(fileobj=_Readable(pieces), mode="r|") as tar:
         for member in tar:
             body = tar.extractfile(member) if member.isreg() else None
@@ -35,12 +31,6 @@ def first_file(pieces: Iterable[bytes], path: str) -> Iterator[bytes]:
             while piece := body.read(CHUNK):
                 yield piece
             return
-
-
-def is_error(error: BaseException) -> bool:
-    """Whether it is one of tarfile's."""
-    tarfile = sys.modules.get("tarfile")
-    return tarfile is not None and isinstance(error, tarfile.TarError)
 
 
 class _Readable(io.RawIOBase):

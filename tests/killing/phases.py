@@ -1,7 +1,7 @@
 """Loaded by a mirage-run that a test starts: it dies by SIGKILL at one point of a run, MIRAGE_TEST_PHASE.
 
 `MOMENT KIND WHAT`. MOMENT is `before`, `after`, or `torn` (half of a line is written). KIND is `line` (of the journal,
-by its event), `name` (of an object in the store, by its key's beginning) or `call` (to the engine or a bucket, by a regular
+by its event), `name` (of an object in the store, by its key's beginning) or `call` (to the engine, by a regular
 expression on `METHOD PATH`).
 """
 
@@ -11,7 +11,6 @@ import re
 import signal
 from typing import Any
 
-from orchestrator.executors import socket_http
 from orchestrator.journal import Journal
 
 _MOMENT, _KIND, _WHAT = os.environ["MIRAGE_TEST_PHASE"].split(" ", 2)
@@ -69,18 +68,6 @@ def _calls() -> None:
 
     http.client.HTTPConnection.putrequest = asked  # type: ignore[method-assign]
     http.client.HTTPConnection.getresponse = answered  # type: ignore[method-assign]
-    socket_ask = socket_http.ask
-
-    def asked_at_socket(path: str, method: str, target: str, *words: Any) -> Any:
-        met = re.search(_WHAT, f"{method} {target}") is not None
-        if met:
-            _die("before")
-        found = socket_ask(path, method, target, *words)
-        if met:
-            _die("after")
-        return found
-
-    socket_http.ask = asked_at_socket  # type: ignore[assignment]  # it takes what our own calls give
 
 
 {"line": _lines, "name": _names, "call": _calls}[_KIND]()
