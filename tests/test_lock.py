@@ -132,7 +132,7 @@ def test_what_uv_export_writes_names_the_project_itself_which_is_left_out_with_a
         (f"seven @ https://example.com/six-1.0-py3-none-any.whl --hash={A}", "file six-1.0", "which one"),
         ("--no-binary :all:", "not supported in a lock", "name==version"),
         (f"--hash={A}", "not supported in a lock", "below the package"),
-        ("./dist/thing.whl", "of which the commit has no file", "commit it"),
+        ("./dist/thing.whl", "a file of a package", "publish it on an index"),
         ("https://example.com/thing.whl", "neither a wheel's nor", "name==version"),
         ("six==1.0 --global-option=x", "an option that is not supported", "only --hash"),
         ("name: conda-env", "not a requirement", "name==version"),

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import uv
 
-from orchestrator.errors import LockError
+from orchestrator.errors import LockError, SourceError
 from orchestrator.locks import pipfile
+from orchestrator.locks.committed import of_snapshot
 from orchestrator.locks.local import folder_of
 from orchestrator.locks.pinned import Lock
 from orchestrator.locks.poetry import content_hash
 from orchestrator.locks.selection import select
+from orchestrator.settings import EnvironmentSettings
+from orchestrator.source import snapshot
 from tests.base_tools import own_base
 from tests.image_tools import engine
 from tests.lock_tools import LINUX, built_here, read
@@ -63,6 +66,8 @@ def test_a_folder_of_the_commit_pins_a_package_by_what_it_holds(line: str) -> No
         ("../beside", "lies outside of the project"),
         ("-e ../../etc", "lies outside of the project"),
         ("./libs", "does not say its name"),
+        ("./wheels/six-1.17.0-py2.py3-none-any.whl", "a file of a package"),
+        ("-e ./dist/x-1.0.tar.gz", "a file of a package"),
         ("./libs/part --hash=sha256:" + "a" * 64, "not a folder of the project"),
         ("-e /srv/part", "not supported in a lock"),
         ("the-part @ file:///srv/libs/part", "comes from a path"),
@@ -216,7 +221,9 @@ def test_a_folder_of_the_repository_beside_the_project_is_built_as_it_is_committ
     (beside / "own.py").write_text(code.replace("built = True", "built = False"))
     for option in ((), ("--snapshot",)):
         err = project.refused("--config", "configs/a.yaml", *option, code=3)
-        assert "../../libs/own, which the lock names outside of the project, is not as committed" in err
+        assert (
+            "../../libs/own, outside of the project and part of its environment, is not as committed" in err
+        )
         assert "libs/own/own.py" in err
     project.commit()
     after = built()
@@ -233,3 +240,46 @@ def test_a_folder_of_the_repository_beside_the_project_is_built_as_it_is_committ
     assert "shared.txt" in err
     for each in {first["image"]["digest"]}:
         engine().remove_image(f"mirage/run:{each[7:31]}")
+
+
+def test_a_project_that_is_a_member_of_a_workspace_has_the_workspaces_lock(tmp_path: Path) -> None:
+    def manifest(name: str, needs: str, more: str = "") -> str:
+        return f'[project]\nname = "{name}"\nversion = "1"\nrequires-python = ">=3.10"\ndependencies = [{needs}]\n{more}'
+
+    workspace = '[tool.uv.workspace]\nmembers = ["packages/*"]\n'
+    own = '[tool.uv.sources]\npart = { workspace = true }\n[dependency-groups]\ntools = ["idle"]\n'
+    project = Project(tmp_path / "a", below="packages/app")
+    for name, text in {
+        "pyproject.toml": manifest("top", "", workspace),
+        "packages/app/pyproject.toml": manifest(
+            "app", '"part"', f"{own}[tool.uv.sources.idle]\nworkspace = true\n"
+        ),
+        "packages/part/pyproject.toml": manifest("part", "", "[tool.uv]\npackage = true\n"),
+        "packages/idle/pyproject.toml": manifest("idle", "", "[tool.uv]\npackage = true\n"),
+        "other/pyproject.toml": manifest("other", ""),
+    }.items():
+        (project.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.root / name).write_text(text)
+    words = [uv.find_uv_bin(), "lock", "-q", "--offline", "--no-cache"]
+    subprocess.run(words, cwd=project.root, check=True)
+    project.commit()
+
+    def locked(folder: Path, lock: str, *groups: str) -> Lock:
+        taken = snapshot.take(folder, allow_dirty=False)
+        settings = EnvironmentSettings(lock=lock, groups=("main", *groups))
+        return select(of_snapshot(taken, settings), LINUX)
+
+    found = locked(project.folder, "../../uv.lock")
+    assert {each.name: folder_of(each.vcs) for each in found.packages} == {"part": "../../packages/part"}
+    assert found.notes == ("../../uv.lock: app, idle, top left out: the project's own code is in the image",)
+    more = locked(project.folder, "../../uv.lock", "tools")
+    assert [each.name for each in more.packages] == ["idle", "part"]
+    with pytest.raises(
+        LockError, match=r"\.\./uv\.lock is the lock of a workspace, and other is no member of it"
+    ):
+        locked(project.root / "other", "../uv.lock")
+    with pytest.raises(LockError, match=r"the lock file \.\./uv\.lock is not in the commit"):
+        locked(project.folder, "../uv.lock")
+    (project.root / "uv.lock").write_text("changed\n")
+    with pytest.raises(SourceError, match=r"\.\./\.\./uv\.lock, outside of the project and part"):
+        locked(project.folder, "../../uv.lock")

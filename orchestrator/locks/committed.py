@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import posixpath
+from collections.abc import Callable
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
@@ -42,6 +44,34 @@ def of_snapshot(taken: Snapshot, settings: EnvironmentSettings) -> Lock:
         ]
         return str(of_bytes(canonical.encode(listed))) if listed else ""
 
+    if beyond.is_outside(posixpath.normpath(settings.lock)):
+        return lock.read(_of_repository(taken, settings, read, held))
     path = lock.choose(paths, settings.lock)
     content = read_blob(taken, os.fsencode(path))
     return lock.read(LockSource(path, content, settings.groups, settings.unpinned, read, paths, held))
+
+
+def _of_repository(
+    taken: Snapshot,
+    settings: EnvironmentSettings,
+    read: Callable[[str], bytes | None],
+    held: Callable[[str], str],
+) -> LockSource:
+    """A lock that lies outside of the project, as that of a workspace which the project is a member of."""
+    path = posixpath.normpath(settings.lock)
+    content = read(path)
+    if content is None:
+        lock.choose((), path)  # it is not there: told as any other
+        raise AssertionError("a lock that is not there was chosen")
+    folder = posixpath.dirname(path)
+    place = beyond.place_of(taken, folder) or "."
+    return LockSource(
+        path,
+        content,
+        settings.groups,
+        settings.unpinned,
+        read,
+        beyond.names(taken, folder, "pyproject.toml") if posixpath.basename(path) == "uv.lock" else (),
+        held,
+        posixpath.relpath(f"/{taken.prefix}", f"/{place}"),
+    )

@@ -45,7 +45,8 @@ def of_table(
     for number, package in enumerate(found.packages):
         line = lines[number] if len(lines) == len(found.packages) else 0
         where = at_line(source.path, line or None)
-        if package.directory is not None and source.beside(package.directory.path) == (source.folder or "."):
+        folder = None if package.directory is None else posixpath.normpath(package.directory.path)
+        if folder is not None and (folder == source.own or source.beside(folder) == (source.folder or ".")):
             notes.append(
                 f"{where}: {package.name}, the project itself, is left out: its code is in the image"
             )

@@ -39,6 +39,7 @@ _WITHOUT_EFFECT = (
 )  # wheels come first anyway, versions are pinned
 _THE_PROJECT = re.compile(r"\.(/*)(\[[^\]]*\])?")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9._-]+)")
+_ARCHIVES = (".whl", ".tar.gz", ".zip", ".tar.bz2")
 _DEEPEST = 20
 
 
@@ -112,7 +113,7 @@ def _file(found: _Reading, path: str, content: bytes, *, constraint: bool) -> No
         where = at_line(path, number)
         if line.startswith("-"):
             _option(found, path, where, line, constraint)
-        elif _THE_PROJECT.fullmatch(line):
+        elif _THE_PROJECT.fullmatch(line) and found.source.own == ".":
             found.notes.append(f"{where}: the project itself is left out: its code is in the image")
         elif constraint:
             _constraint(found, where, number, line)
@@ -140,7 +141,7 @@ def _option(found: _Reading, path: str, where: str, line: str, constraint: bool)
                 hint="commit it: what a lock names must be part of the commit, too",
             )
         _file(found, target, content, constraint=constraint or word == "--constraint")
-    elif word == "--editable" and (_THE_PROJECT.fullmatch(value) or _is_project(found.source, value)):
+    elif word == "--editable" and _means_project(found.source, value):
         found.notes.append(f"{where}: the project itself is left out: its code is in the image")
     elif word == "--editable" and _EGG.search(value) and not constraint:
         # the code of a commit does not change: editable means nothing there
@@ -170,9 +171,19 @@ def _folder(source: LockSource, where: str, number: int, line: str) -> Pinned:
             hint="write it as ./folder, or name==version",
         )
     path, extras, marker = parts
+    if path.endswith(_ARCHIVES):
+        raise LockError(
+            f"{where}: {path} is a file of a package, which is not taken from a commit",
+            hint="publish it on an index and lock that, or name the folder of its source as ./folder",
+        )
     name = local.name_of(source, where, path)
     form = local.spelled(source, where, name, path)
     return Pinned(name, "", extras, marker, (), number, build=True, vcs=form)
+
+
+def _means_project(source: LockSource, value: str) -> bool:
+    own = _THE_PROJECT.fullmatch(value) is not None and source.own == "."
+    return own or _is_project(source, value)
 
 
 def _is_project(source: LockSource, value: str) -> bool:

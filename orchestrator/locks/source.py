@@ -34,7 +34,8 @@ def _holds_nothing(folder: str) -> str:
 class LockSource:
     """A lock file of a commit, and what the settings say of it; ``read`` gives None for what is not committed.
 
-    ``held`` gives a digest of all that a folder of the project has in the commit, empty where that is nothing.
+    ``held`` gives a digest of all that a folder of the project has in the commit, empty where that is nothing. ``own``
+    is the project's folder, from that of a lock which lies above it.
     """
 
     path: str
@@ -44,6 +45,7 @@ class LockSource:
     read: Callable[[str], bytes | None] = field(default=_nothing)
     paths: Sequence[str] = ()
     held: Callable[[str], str] = field(default=_holds_nothing)
+    own: str = "."
 
     @property
     def folder(self) -> str:

@@ -28,7 +28,7 @@ def read(source: LockSource) -> Lock:
     manifest = source.manifest("pyproject.toml", REFRESH)
     members = _members(source, table)
     uv_fresh.check(source, table, members)
-    exported = _export(source)
+    exported = _export(source, _of_member(source, members))
     indexes = manifest.get("tool", {}).get("uv", {}).get("index", [])
     names = {str(each["url"]).rstrip("/"): str(each.get("name", "")) for each in indexes if "url" in each}
     plain = replace(source, groups=(MAIN,))  # the exporter has chosen already
@@ -52,7 +52,19 @@ def _members(source: LockSource, table: Table) -> dict[str, tuple[Table, Table]]
     return found
 
 
-def _export(source: LockSource) -> bytes:
+def _of_member(source: LockSource, members: dict[str, tuple[Table, Table]]) -> list[str]:
+    """What to tell the exporter where the project is a member of the lock's workspace. Raises LockError where it is none."""
+    if source.own == ".":
+        return []
+    if source.own not in members:
+        raise LockError(
+            f"{source.path} is the lock of a workspace, and {source.own} is no member of it",
+            hint=f"members of it are {', '.join(sorted(members)) or 'none'}",
+        )
+    return ["--package", str(members[source.own][0]["name"])]
+
+
+def _export(source: LockSource, member: list[str]) -> bytes:
     """What uv says it would install, for every platform at once. Raises LockError with its words."""
     import uv
 
@@ -77,7 +89,7 @@ def _export(source: LockSource) -> bytes:
         hidden = [name for name in os.environ if name.startswith("UV_") or name == "VIRTUAL_ENV"]
         try:
             done = run(
-                [uv.find_uv_bin(), *_EXPORT, *choice],
+                [uv.find_uv_bin(), *_EXPORT, *member, *choice],
                 cwd=folder,
                 env={"HOME": folder, "NO_COLOR": "1", "LC_ALL": "C.UTF-8"},
                 without=hidden,

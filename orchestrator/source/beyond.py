@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,19 +23,35 @@ def is_outside(path: str) -> bool:
     return path == ".." or path.startswith("../")
 
 
+def place_of(taken: Snapshot, path: str) -> str | None:
+    """A path from the project as one from the repository's root (`.`); None for what lies outside of the repository."""
+    inside = posixpath.normpath(posixpath.join(taken.prefix, path))
+    return None if is_outside(inside) or posixpath.isabs(inside) else inside
+
+
+def names(taken: Snapshot, folder: str, name: str) -> list[str]:
+    """The paths, beginning with ``folder``, of all files of that name below it in the commit, changed or not."""
+    inside = place_of(taken, folder)
+    if inside is None:
+        return []
+    wanted = os.fsencode(name)
+    found = _listed(taken, inside)
+    paths = (path for _, kind, _, _, path in found if kind == b"blob" and path.rpartition(b"/")[2] == wanted)
+    start = 0 if inside == "." else len(os.fsencode(inside))
+    return [os.fsdecode(_named(folder, path[start:])) for path in paths]
+
+
 def files(taken: Snapshot, path: str) -> tuple[SourceFile, ...]:
     """The file at ``path``, or all below it, their own paths beginning with it; none outside of the repository.
 
     Raises SourceError where they are not as committed, or have a submodule among them.
     """
-    inside = posixpath.normpath(posixpath.join(taken.prefix, path))
-    if is_outside(inside) or posixpath.isabs(inside):
+    inside = place_of(taken, path)
+    if inside is None:
         return ()
-    top = taken.folder.parents[taken.prefix.count("/")] if taken.prefix else taken.folder
-    words = ("ls-tree", "-r", "-z", "-l", "--full-tree", taken.commit)
-    out = git.ask(top, *words, *(() if inside == "." else ("--", inside)))
+    top = _top(taken)
     found = []
-    for mode, kind, oid, size, name in listing.entries(out):
+    for mode, kind, oid, size, name in _listed(taken, inside):
         if kind == b"commit":
             raise SourceError(
                 f"{path} has a submodule in it, {git.printable(name)}, and lies outside of the project",
@@ -51,6 +68,15 @@ def files(taken: Snapshot, path: str) -> tuple[SourceFile, ...]:
     return tuple(replace(file, path=_named(path, file.path[start:])) for file in part.files)
 
 
+def _top(taken: Snapshot) -> Path:
+    return taken.folder.parents[taken.prefix.count("/")] if taken.prefix else taken.folder
+
+
+def _listed(taken: Snapshot, inside: str) -> Iterator[tuple[str, bytes, str, bytes, bytes]]:
+    words = ("ls-tree", "-r", "-z", "-l", "--full-tree", taken.commit)
+    return listing.entries(git.ask(_top(taken), *words, *(() if inside == "." else ("--", inside))))
+
+
 def _named(path: str, below: bytes) -> bytes:
     return b"/".join(filter(None, (os.fsencode(path), below.lstrip(b"/"))))
 
@@ -65,6 +91,6 @@ def _check_committed(top: Path, inside: str, path: str) -> None:
     if here or not place.exists():
         named = [f"{each.letters} {each.path!r}" for each in here] or [f"D {inside!r}"]
         raise SourceError(
-            f"{path}, which the lock names outside of the project, is not as committed:{git.listed(named)}",
+            f"{path}, outside of the project and part of its environment, is not as committed:{git.listed(named)}",
             hint="commit it; a snapshot holds the project's own folder alone",
         )
