@@ -28,4 +28,4 @@ def test_a_million_files(tmp_path: Path, counted: Counted) -> None:
     said, most, seconds = many(project(tmp_path / "repository"), thousands, counted(SIZES), by_hand=True)
     print(f"{thousands},000 files: {seconds:.0f} s, at most {most / MIB:.0f} MiB of memory")
     print(said)
-    assert most < 600 * MIB
+    assert most < 500 * MIB
