@@ -259,7 +259,12 @@ class _Attempt:
                 self._services.reporter,
                 lambda: cancelling.asked(self._services.folders, self._run_id),
             )
-            return follower.follow(output, interrupts, timeout=self.plan.timeout, grace=self.plan.grace)
+            end = follower.follow(output, interrupts, timeout=self.plan.timeout, grace=self.plan.grace)
+            if end.filled is not None:
+                self._services.reporter.warn(f"the run was ended: {end.filled}")
+                with suppress(StoreError):  # that disk may have no room for a line either
+                    self._journal.write("full", error=end.filled)
+            return end
 
     def seal(self, end: End, spool: LogSpool, interrupts: Interrupts) -> Sealed:
         """Write the record, then remove the container; where the store cannot take it, all stays for recovery.

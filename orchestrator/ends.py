@@ -26,6 +26,12 @@ class End:
     changed: tuple[str, ...] = ()
 
     @property
+    def filled(self) -> str | None:
+        """The reason of a run that was ended since it filled the disk, or the disk was filled beside it."""
+        error = "" if self.ended is None else self.ended.error
+        return error if error.startswith(DISK) else None
+
+    @property
     def infrastructure(self) -> bool:
         """Whether it was the machine's fault, or the engine's: neither the workflow's nor the user's."""
         if self.stopped is not None:
@@ -67,8 +73,8 @@ def _classify(end: End) -> tuple[str, int | None, str | None, str | None]:
         return "interrupted", code, name, f"cancelled by {end.by}" if end.by else "cancelled"
     if end.stopped == "timeout":
         return "failed", code, name, "timeout"
-    if end.ended.error.startswith(DISK):
-        return "failed", code, name, end.ended.error
+    if end.filled is not None:
+        return "failed", code, name, end.filled
     if end.ended.error == DAEMON_RESTART:
         return "interrupted", code, name, DAEMON_RESTART
     if code == 0:

@@ -42,7 +42,7 @@ def of_sealed(run_id: str, definition: Any, result: Result, log: Path) -> tuple[
     except OSError:
         pass
     audit: Any = None if result.audit_json is None else canonical.decode(result.audit_json)
-    return (*of(result.status, definition, audit, tail), *resuming(run_id, definition, result))
+    return (*of(result.status, definition, audit, tail), *going_on(run_id, definition, result))
 
 
 def resuming(run_id: str, definition: Any, result: Result) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def resuming(run_id: str, definition: Any, result: Result) -> tuple[str, ...]:
 
 
 def going_on(run_id: str, definition: Any, result: Result) -> tuple[str, ...]:
-    """How a run that was recovered goes on: from what it had saved, or from its beginning, where it did not end itself."""
+    """How a run goes on that the engine or the machine ended: from what it had saved, or from its beginning."""
     found = resuming(run_id, definition, result)
     if found or (result.reason != DAEMON_RESTART and result.status != "lost"):
         return found

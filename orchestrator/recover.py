@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,10 @@ class Recovery:
         if state.status in ("exited", "dead"):
             for stream, data in redactor.output(self._executor.replay(handle, follow=False)):
                 spool.write(data, stream)
-            return End(ended(state), stopped, by=by)
+            found = ended(state)
+            if "full" in told:  # the engine knows only that it was killed
+                found = replace(found, error=str(told["full"].get("error")))
+            return End(found, stopped, by=by)
         self._reporter.note(f"{planned.run_id} is still running: following it (Ctrl-C stops the workflow)")
         timeout = planned.timeout
         if timeout is not None:

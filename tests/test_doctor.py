@@ -102,8 +102,10 @@ def test_an_engine_that_is_not_there_is_told_once(project: Project) -> None:
 def test_a_dead_run_is_named_and_recovered(project: Project) -> None:
     process = project.start("--config", "configs/a.yaml")
     opened = project.folder / ".mirage" / "open"
-    wait_for(lambda: opened.is_dir() and any(opened.iterdir()), 120)
-    (run_id,) = (each.name for each in opened.iterdir())
+    wait_for(
+        lambda: bool([*opened.glob("[!.]*")]), 120
+    )  # a name with a dot is a marker that is being written
+    (run_id,) = (each.name for each in opened.glob("[!.]*"))
     label = {"label": f"flow.mirage.run={run_id}"}
     wait_for(lambda: bool(engine().containers(filters=label)), 120)
     assert "1 going on" in told(findings(project), "runs", "ok")

@@ -1,6 +1,7 @@
-"""The disk of the engine is full, while an image is built or loaded, while a container starts, while a run goes on: each
-ends in a message that says so, with exit code 8 where it did not succeed, with a record where a run began, and the same
-command works once there is space.
+"""The disk of the engine is full while a container starts, and while a run goes on: each ends in a message that says so,
+with exit code 8 where it did not succeed, with a record where a run began, and the same command works once there is space.
+
+stress/test_engine_disk_more.py has what comes before a run: a load and a build.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ for number in range({LINES}):
 print("saved", artifact.File.save(b"kept", name="kept").id)
 """,
 }
-DOCKERFILE = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nRUN head -c 2G /dev/zero > /filler\n"
 
 
 class Place:
@@ -82,16 +82,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(project, disk, engine)
 
 
-def test_while_an_image_is_loaded(place: Place, counted: Counted) -> None:
-    counts = counted(FULL)
-    counts.trials += 1
-    with place.filled(leave=60 << 20):
-        err = place.refused("--config", "configs/a.yaml", "--workflow", "workflows.quick")
-    assert "the engine could not load the image" in err
-    assert place.project.run_ids() == [], "nothing was run"
-    place.works(counts)
-
-
 def test_while_a_container_is_made(place: Place, counted: Counted) -> None:
     counts = counted(FULL)
     counts.trials += 1
@@ -132,18 +122,4 @@ def test_while_a_run_goes_on(place: Place, counted: Counted) -> None:
             numbers == [str(number) for number in range(LINES)], "lost", f"of its log: {len(lines)}"
         )
         counts.unless(place.engine.api().containers(all=True) == [], "orphans", "a container")
-    place.works(counts)
-
-
-def test_while_a_base_is_built(place: Place, counted: Counted) -> None:
-    counts = counted(FULL)
-    counts.trials += 1
-    place.works(counts)
-    place.project.write("Dockerfile.base", DOCKERFILE)
-    place.project.write("configs/built.yaml", "mirage: {base: ./Dockerfile.base, build: {network: none}}\n")
-    place.project.commit()
-    before = place.project.run_ids()
-    err = place.refused("--config", "configs/built.yaml", "--workflow", "workflows.quick")
-    assert "Dockerfile.base" in err
-    assert place.project.run_ids() == before, "nothing was run"
     place.works(counts)

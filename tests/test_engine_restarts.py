@@ -118,7 +118,8 @@ def test_killed_and_away_while_the_workflow_ends(
     assert (code, made["status"], made["exit_code"]) == (1, "failed", 7)
     whole = "".join(f"{i}\n" for i in range(30))
     log = project.mirage("logs", str(made["run_id"]))
-    assert log == whole or (log.endswith("\n") and whole.startswith(log) and "may be missing" in err)
+    # the engine may have died between a line and its end, which are two writes of a workflow without buffers
+    assert log == whole or (whole.startswith(log) and "may be missing" in err), err
 
 
 def test_stopped_with_its_containers(project: Project, second: SecondEngine, counted: Counted) -> None:

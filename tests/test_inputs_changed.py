@@ -13,9 +13,12 @@ from tests.run_tools import Project, wait_for
 WORKFLOW = """
 import time
 from pathlib import Path
-from mirage import artifact
-print("read", Path(artifact.load("dataset:rows:v1").path).read_text(), flush=True)
-time.sleep(3)
+from mirage import artifact, config
+rows = Path(artifact.load("dataset:rows:v1").path)
+print("read", rows.read_text(), flush=True)
+until = time.monotonic() + 30
+while config.waits and rows.read_text() == "1,2,3" and time.monotonic() < until:
+    time.sleep(0.05)
 """
 TOLD = "changed from outside while the run went on: dataset:rows:v1"
 
@@ -25,13 +28,13 @@ def project(tmp_path: Path) -> Project:
     made = Project(tmp_path / "project", WORKFLOW)
     (tmp_path / "rows.csv").write_text("1,2,3")
     made.mirage("artifact", "add", str(tmp_path / "rows.csv"), "--as", "dataset:rows")
-    made.write("configs/a.yaml", "data: 'dataset:rows:v1'\n")
+    made.write("configs/a.yaml", "data: 'dataset:rows:v1'\nwaits: true\n")
     made.commit()
     return made
 
 
 def test_an_input_that_is_written_to_during_a_run(project: Project) -> None:
-    untouched = project.run()
+    untouched = project.run("--set", "waits=false")
     assert (untouched["status"], untouched["reason"]) == ("succeeded", None)
     before = set(project.run_ids())
     process = project.start("--config", "configs/a.yaml", "--json")

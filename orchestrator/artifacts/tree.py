@@ -8,6 +8,7 @@ a tree may come from a store that somebody else wrote.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
@@ -36,7 +37,7 @@ SPARSE_SHARE = 1 / 64
 _line = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million of them
 class TreeEntry:
     """One entry: a file (`digest`, `size`, `executable`), a link (`target`) or an empty directory."""
 
@@ -58,8 +59,10 @@ class TreeEntry:
 
 def encode(entries: Iterable[TreeEntry]) -> bytes:
     """The blob of a tree."""
-    ordered = sorted(entries, key=lambda entry: entry.path.encode())
-    return b"".join(_line(entry.to_json()).encode() + b"\n" for entry in ordered)
+    blob = io.BytesIO()  # a list of the lines would take as much again
+    for entry in sorted(entries, key=lambda entry: entry.path.encode()):
+        blob.write(_line(entry.to_json()).encode() + b"\n")
+    return blob.getvalue()
 
 
 def parse(data: bytes) -> tuple[TreeEntry, ...]:

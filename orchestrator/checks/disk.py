@@ -15,7 +15,7 @@ from orchestrator.sizes import readable_size
 LEAST_FREE = 5 << 30  # bytes; an environment with a deep learning library needs about this much
 _NONE_LEFT = 64 << 20  # below it not even a small run ends well
 _LEAST_FILES = 10_000  # names a file system must still have: one environment is tens of thousands of files
-_PATIENCE = 0.5  # seconds for measuring one folder
+_PATIENCE = 1.0  # seconds for measuring all folders; what a small one leaves of its share is for the next
 
 
 def examine(places: list[tuple[str, Path, str]]) -> Iterator[Finding]:
@@ -23,7 +23,8 @@ def examine(places: list[tuple[str, Path, str]]) -> Iterator[Finding]:
 
     Places on one file system share its free space; the smallest numbers are what counts.
     """
-    for what, folder, hint in places:
+    until = time.monotonic() + _PATIENCE
+    for at, (what, folder, hint) in enumerate(places):
         if not folder.is_dir():
             continue
         try:
@@ -32,7 +33,7 @@ def examine(places: list[tuple[str, Path, str]]) -> Iterator[Finding]:
         except OSError as error:
             yield Finding("disk", WARN, f"{what}: {folder} cannot be looked at: {error.strerror}", hint)
             continue
-        used = _used(folder)
+        used = _used(folder, (until - time.monotonic()) / (len(places) - at))
         text = f"{what}: {readable_size(usage.free)} free of {readable_size(usage.total)}{used} ({folder})"
         if free_names.f_files and free_names.f_favail < _LEAST_FILES:
             text += f"; only {free_names.f_favail} more files fit (inodes)"
@@ -44,9 +45,9 @@ def examine(places: list[tuple[str, Path, str]]) -> Iterator[Finding]:
             yield Finding("disk", WARN if low else OK, text, hint if low else None)
 
 
-def _used(folder: Path) -> str:
+def _used(folder: Path, seconds: float) -> str:
     """How much lies in a folder, in words; of a large one, what was counted in the time that there is."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + seconds
     total, seen = 0, set()
     device = os.stat(folder).st_dev  # below an engine's data lie the mounts of its containers
     pending = [str(folder)]
