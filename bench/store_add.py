@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.artifacts import by_hand, tree
+from orchestrator.artifacts import by_hand, taking, tree
 from orchestrator.artifacts.version import Manifest, publish
 from orchestrator.store.disk import sync_many
 from orchestrator.store.folder import FolderStore
@@ -56,7 +56,7 @@ def ours(source: Path, target: Path) -> None:
     store = FolderStore(target)
     descriptor = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        entries = tree.collect(store, descriptor)
+        entries = taking.collect(store, descriptor)
     finally:
         os.close(descriptor)
     size = sum(entry.size for entry in entries)
