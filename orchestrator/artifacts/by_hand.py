@@ -160,7 +160,9 @@ def copy_out(store: Store, found: Version, target: Path) -> None:
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
-        store.fetch(entry.digest for entry in entries if entry.digest is not None)  # all at once, not one by one
+        store.fetch(
+            entry.digest for entry in entries if entry.digest is not None
+        )  # all at once, not one by one
         for entry in entries:
             place = part / entry.path
             place.parent.mkdir(parents=True, exist_ok=True)
