@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator import process
 from orchestrator.artifacts import taking, tree
-from orchestrator.errors import ArtifactError
+from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.helping import Helper
-from tests.store_tools import check_store, collect, staged
+from tests.store_tools import check_store, collect, mounted, needs_root, staged
 
 
 @pytest.fixture
@@ -153,6 +153,20 @@ def test_a_file_that_grows_meanwhile_is_refused_and_leaves_nothing(
         collect(store, top)
     assert [each.poll() for each in started] == [0]
     assert staged(tmp_path / "store") == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    top: Path, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper is refused first; that it tried is not to be seen."""
+    monkeypatch.setattr(taking, "_AHEAD", 10**9)
+    needs_root()
+    with mounted(tmp_path / "disk", "size=12m") as folder:
+        store = FolderStore.open_at(folder / "store")
+        with pytest.raises(StoreError, match="No space left"):
+            collect(store, top)
+        assert [each.poll() for each in started] == [0]
+        assert staged(folder / "store") == []
 
 
 def test_with_link_the_files_themselves_become_the_blobs(

@@ -44,8 +44,11 @@ class FolderIntake:
             return None
 
     def ahead(self, descriptor: int, size: int) -> Ahead:
-        """Read an open file that fits into memory, stage it, and let nothing wait for a name: in a helper. Raises as ``add``."""
-        return self._linked_ahead(descriptor, size) or self._copied(self._read(descriptor, size))
+        """Read an open file that fits into memory, and stage it for the caller: in a helper. Raises as ``add``."""
+        found = self._linked_ahead(descriptor, size) or self._copied(self._read(descriptor, size))
+        if found[2] is not None:
+            self._staged.discard(found[2])
+        return found
 
     def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
         """Take at most ``size`` bytes of an open file; gives the digest and size of what was taken.
@@ -95,7 +98,11 @@ class FolderIntake:
                 return digest, size, None, None
             path = staged_name(self._place)
             self._staged.add(path)
-            _write_small(path, data)
+            try:
+                _write_small(path, data)
+            except BaseException:
+                remove(path)
+                raise
         return digest, size, path, None
 
     def _keep(self, found: Ahead) -> tuple[Digest, int]:
