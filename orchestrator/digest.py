@@ -20,7 +20,7 @@ _GRAMMAR = re.compile(r"sha256:[0-9a-f]{64}")
 CHUNK = 1 << 20
 
 
-def sha256(data: bytes = b"") -> hashlib._Hash:
+def sha256(data: bytes | memoryview = b"") -> hashlib._Hash:
     """A hasher. OpenSSL's library comes with it, a fifth of what a question that hashes nothing takes in all."""
     import hashlib
 
@@ -37,7 +37,7 @@ def parse_digest(text: object) -> Digest:
     return Digest(text)
 
 
-def of_bytes(data: bytes) -> Digest:
+def of_bytes(data: bytes | memoryview) -> Digest:
     """The digest of bytes in memory."""
     return Digest("sha256:" + sha256(data).hexdigest())
 

@@ -5,7 +5,7 @@ No host path crosses the executor seam: it speaks in digests and streams, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +35,40 @@ class BlobWriter(Protocol):
         """Make the blob durable and visible; gives its digest and size in bytes."""
 
 
+class Helper(Protocol):
+    """A process that reads files; messages are answered in order."""
+
+    @property
+    def sent(self) -> int:
+        """How many messages have no answer yet."""
+
+    def send(self, files: Sequence[tuple[int, int]]) -> None:
+        """Let it read open files, so many bytes of each."""
+
+    def answered(self) -> bool:
+        """Whether an answer is there."""
+
+    def answer(self) -> list[Ahead | None]:
+        """The oldest one, waited for: for each file what ``Intake.add`` wants to know, or None; fewer where it died."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+# What a helper made of a file: digest, size, where it is staged unless the store has it, its stamp where that is a link.
+Ahead = tuple[Digest, int, "str | None", "tuple[int, int] | None"]
+
+
 class Intake(Protocol):
     """Many files on their way into the store; visible and durable, all of them, when the intake is left."""
 
-    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
+    def helper(self) -> Helper | None:
+        """Start a process that reads files for this intake, if one can be had; to be closed before it."""
+
+    def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
         """Take an open file from its position on, at most ``size`` bytes; gives digest and size of what was taken.
+
+        ``ahead``: what a helper made of it.
 
         What is hashed is what is kept, whoever writes to the file meanwhile. Raises StoreError where the store
         cannot take it, ArtifactError where the file cannot be read.

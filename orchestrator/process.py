@@ -83,6 +83,19 @@ def start_detached(argv: Sequence[str], *, cwd: str, log: str) -> int:
     return child.pid
 
 
+def start_beside(argv: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
+    """Start a program that gets this one descriptor, says nothing, and is in a session of its own: no Ctrl-C ends it."""
+    return subprocess.Popen(
+        list(argv),
+        env=_inherited(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(descriptor,),
+        start_new_session=True,
+    )
+
+
 def lines(
     argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None
 ) -> Iterable[tuple[str, int | None]]:

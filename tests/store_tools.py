@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import tree
+from orchestrator.artifacts import taking, tree
 from orchestrator.artifacts.version import Manifest, Version, publish, read_verified, resolve
 from orchestrator.digest import Digest, of_file
 from orchestrator.errors import MirageError, StoreError
@@ -124,7 +124,7 @@ def collect(store: Store, folder: Path) -> tuple[tree.TreeEntry, ...]:
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}") from error
     try:
-        return tree.collect(store, descriptor)
+        return taking.collect(store, descriptor)
     finally:
         os.close(descriptor)
 

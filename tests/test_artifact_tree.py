@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import canonical
-from orchestrator.artifacts import tree
+from orchestrator.artifacts import taking, tree
 from orchestrator.artifacts.inputs import InputCache
 from orchestrator.digest import of_bytes
 from orchestrator.errors import ArtifactError, MirageError, StoreError
@@ -385,7 +385,7 @@ def test_ten_thousand_files(store: FolderStore, top: Path, tmp_path: Path) -> No
 
 
 def test_too_many_files_are_refused(store: FolderStore, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_FILES", 20)
+    monkeypatch.setattr(taking, "MAX_FILES", 20)
     (top / "inner").mkdir()
     for number in range(19):
         (top / "inner" / str(number)).write_bytes(b"")

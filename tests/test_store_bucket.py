@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts import by_hand
+from orchestrator.artifacts.version import resolve
 from orchestrator.digest import of_bytes, of_file
 from orchestrator.errors import StoreError
 from orchestrator.store import pushing as backend
@@ -132,6 +134,30 @@ def test_many_blobs_are_fetched_together(store: S3Store, tmp_path: Path) -> None
     with pytest.raises(StoreError, match="is not in the store"):
         third.fetch([*digests[:5], missing])
     assert all(third.local.has(digest) for digest in digests[:5]), "what came before the failure stays"
+
+
+def test_an_artifact_is_copied_out_after_one_fetch(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(70):
+        (source / f"{number}").write_bytes(b"file %d" % number)
+    by_hand.add(store, source, kind="dataset", name="d", version=None)
+    other = elsewhere(store, tmp_path)
+    fetches = []
+    part = Bucket.part
+
+    def count(self: Bucket, key: str, start: int, length: int) -> tuple[bytes, int] | None:
+        fetches.append(key)
+        return part(self, key, start, length)
+
+    monkeypatch.setattr(Bucket, "part", count)
+    by_hand.copy_out(other, resolve(other, "dataset:d:v1"), tmp_path / "back")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == {
+        path.name: path.read_bytes() for path in source.iterdir()
+    }
+    assert len(fetches) < 6, "one for the pack, not one for each file"
 
 
 def test_damage_in_the_bucket_is_told_and_not_kept(store: S3Store, tmp_path: Path) -> None:

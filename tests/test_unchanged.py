@@ -14,7 +14,7 @@ from orchestrator.artifacts import by_hand, stat_index, tombstone, unchanged
 from orchestrator.artifacts.version import resolve
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ArtifactError, StoreError
-from orchestrator.store import disk, staging
+from orchestrator.store import disk, intake
 from orchestrator.store.folder import FolderStore
 from orchestrator.upkeep import machine
 from orchestrator.upkeep.collect import collect
@@ -38,7 +38,7 @@ def _young(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _young_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    for module in (stat_index, unchanged, staging):
+    for module in (stat_index, unchanged, intake):
         monkeypatch.setattr(module, "RACY", int(seconds * 1e9))
 
 
@@ -255,7 +255,7 @@ def test_with_link_a_file_that_is_written_to_meanwhile_is_refused(store: FolderS
 def test_with_link_many_files_are_taken_together(
     store: FolderStore, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "TOGETHER", 2)
+    monkeypatch.setattr(intake, "TOGETHER", 2)
     for number in range(9):
         (data / f"{number}").write_text(f"file {number}")
     _rest()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import canonical
-from orchestrator.artifacts import tree, unchanged
+from orchestrator.artifacts import taking, tree, unchanged
 from orchestrator.artifacts.stat_index import StatIndex
 from orchestrator.artifacts.version import Manifest, Version, publish, read_verified
 from orchestrator.digest import CHUNK, of_hasher
@@ -108,7 +108,7 @@ def _take(
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             known = None if memory is None else memory.files
-            return tree.collect(store, folder, known=known, link=link), None
+            return taking.collect(store, folder, known=known, link=link), None
         finally:
             os.close(folder)
     except OSError as error:
@@ -160,6 +160,9 @@ def copy_out(store: Store, found: Version, target: Path) -> None:
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
+        store.fetch(
+            entry.digest for entry in entries if entry.digest is not None
+        )  # all at once, not one by one
         for entry in entries:
             place = part / entry.path
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator import canonical
-from orchestrator.artifacts import tree
+from orchestrator.artifacts import taking, tree
 from orchestrator.artifacts.declared import Ready, metrics_of, parse_ready
 from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.artifacts.outbox_files import read_json, size_of, write
@@ -249,7 +249,7 @@ class Outbox:
     def _collect(self, store: Store, n: int, payload: int, manifest_of: Ready) -> Version:
         total = None if manifest_of.entry is None else size_of(manifest_of.entry, payload)
         with Meter(self._reporter, f"collect {manifest_of.kind}:{manifest_of.name}", total) as meter:
-            entries = tree.collect(store, payload, self.guard, meter=meter)
+            entries = taking.collect(store, payload, self.guard, meter=meter)
         files = [entry for entry in entries if entry.kind == "f"]
         if manifest_of.entry is not None and manifest_of.entry not in {entry.path for entry in files}:
             raise ArtifactError(f"artifact {n} names the file {manifest_of.entry!r}, which it does not have")

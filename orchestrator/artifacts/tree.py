@@ -1,4 +1,4 @@
-"""Trees: what an artifact's files are, as one canonical blob; and collecting one from a hostile directory.
+"""Trees: what an artifact's files are, as one canonical blob. Taking one from a folder is taking.py's.
 
 A tree blob is NDJSON sorted by path: `{"p","t","x","s","d"}` with t = f (file), l (link), d (empty directory).
 No times, no owners, no place in a pack: equal content gives an equal digest. Parsing checks everything, since
@@ -7,31 +7,19 @@ a tree may come from a store that somebody else wrote.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import os
-import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ArtifactError, StoreError
-from orchestrator.ports import Intake, Store
-from orchestrator.progress import Meter
-from orchestrator.sizes import readable_size
 
 MAX_FILES = 1_000_000
 MAX_DEPTH = 128
 # One KiB less than a path may have: the rest is for the folder in which a tree is laid out.
 MAX_PATH = 3072
-# A file beyond this size is refused where it has next to nothing on the disk: reading terabytes of holes takes hours.
-SPARSE_SIZE = 64 << 30
-SPARSE_SHARE = 1 / 64
 
 # RFC 8785 of strings and of sizes below 2^53, which is all that a line has; json's own encoder is seven times as fast.
 _line = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -172,167 +160,3 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-class Known(Protocol):
-    """What is known of files without reading them."""
-
-    def find(self, path: str, status: os.stat_result) -> Digest | None:
-        """The digest of a file that has not changed."""
-
-    def keep(self, path: str, status: os.stat_result, digest: Digest) -> None:
-        """Remember a file."""
-
-
-def collect(
-    store: Store,
-    folder: int,
-    guard: Guard = NO_GUARD,
-    *,
-    known: Known | None = None,
-    link: bool = False,
-    meter: Meter | None = None,
-) -> tuple[TreeEntry, ...]:
-    """Take everything below an open directory into the store, as a tree.
-
-    ``known`` may spare reading what has not changed; ``link`` lets the store keep the files as they lie. Only for
-    folders of the caller's own.
-
-    Works by directory descriptors and never follows a link: what is hashed is what was copied, whoever
-    writes there meanwhile. Raises ArtifactError for sockets, devices, pipes, links that lead out, names
-    that are not UTF-8, a file that changes under the copy, more than MAX_FILES files, and what ``guard`` refuses;
-    StoreError where the bytes cannot be kept.
-    """
-    with store.intake(link=link) as intake:
-        entries = tuple(_Collector(intake, store, known, guard, meter, own=link).walk(folder, "", 0))
-        check_links(entries)
-    return entries
-
-
-class _Collector:
-    def __init__(
-        self,
-        intake: Intake,
-        store: Store,
-        known: Known | None,
-        guard: Guard,
-        meter: Meter | None,
-        *,
-        own: bool,
-    ) -> None:
-        self._meter = meter
-        self._intake = intake
-        self._own = own
-        self._store = store
-        self._known = known
-        self._guard = guard
-        self._count = 0
-
-    def walk(self, folder: int, prefix: str, depth: int) -> Iterator[TreeEntry]:
-        if depth > MAX_DEPTH:
-            raise ArtifactError(f"directories are nested more than {MAX_DEPTH} deep at {prefix[:200]!r}")
-        names = self._names(folder, prefix)
-        if not names and prefix:
-            yield TreeEntry(prefix.rstrip("/"), "d")
-        for name in names:
-            path = check_path(prefix + name)
-            self._guard.check_text(path.encode(), "the name of a file in it")
-            with _taking(path):
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else None
-            if target is not None:
-                self._guard.check_text(os.fsencode(target), f"the link {path!r}")
-                yield TreeEntry(path, "l", target=check_link(path, target))
-            elif stat.S_ISDIR(status.st_mode):
-                inner = _open(name, os.O_RDONLY | os.O_DIRECTORY, folder, path)
-                try:
-                    yield from self.walk(inner, path + "/", depth + 1)
-                finally:
-                    os.close(inner)
-            else:
-                _check_regular(status, path)  # before it is opened: opening a device can have effects
-                yield self._unchanged(path, status) or self._file(folder, name, path)
-
-    def _unchanged(self, path: str, status: os.stat_result) -> TreeEntry | None:
-        """A file that was hashed before and is in the store still."""
-        digest = None if self._known is None else self._known.find(path, status)
-        if digest is None or not self._store.has(digest):
-            return None
-        return TreeEntry(path, "f", bool(status.st_mode & 0o111), status.st_size, digest)
-
-    def _names(self, folder: int, prefix: str) -> list[str]:
-        names: list[str] = []
-        with _taking(prefix or "the artifact's folder"), os.scandir(folder) as items:
-            for item in items:
-                names.append(item.name)
-                if self._count + len(names) > MAX_FILES:
-                    raise ArtifactError(
-                        f"more than {MAX_FILES:,} files in one artifact", hint="pack them into archives"
-                    )
-        self._count += len(names)
-        return sorted(names)
-
-    def _file(self, folder: int, name: str, path: str) -> TreeEntry:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever
-        descriptor = _open(name, os.O_RDONLY | os.O_NONBLOCK, folder, path)
-        try:
-            before = os.fstat(descriptor)
-            _check_regular(before, path)
-            _check_holes(before, path)
-            self._guard.check_file(descriptor, before, path)
-            try:
-                with nullcontext() if self._meter is None else self._meter.reading(descriptor):
-                    digest, size = self._intake.add(descriptor, before.st_size)
-            except ArtifactError as error:
-                raise ArtifactError(f"{path!r}: {error.message}", hint=error.hint) from error
-            after = os.fstat(descriptor)
-            # The time of modification can be put back by whoever owns the file, that of the last change cannot. A second
-            # name changes the latter too: ours in the store, or that of another save.
-            put_back = (
-                not self._own
-                and after.st_nlink == before.st_nlink
-                and after.st_ctime_ns != before.st_ctime_ns
-            )
-            if put_back or (size, after.st_size, after.st_mtime_ns) != (
-                before.st_size,
-                before.st_size,
-                before.st_mtime_ns,
-            ):
-                raise ArtifactError(
-                    f"{path!r} changed while it was taken", hint="finish writing before it is saved"
-                )
-            if self._known is not None:
-                self._known.keep(path, before, digest)
-            return TreeEntry(path, "f", bool(before.st_mode & 0o111), size, digest)
-        finally:
-            os.close(descriptor)
-
-
-def _check_regular(status: os.stat_result, path: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ArtifactError(f"{path!r} is not a regular file ({stat.filemode(status.st_mode)})")
-
-
-def _check_holes(status: os.stat_result, path: str) -> None:
-    on_disk = status.st_blocks * 512
-    if status.st_size > SPARSE_SIZE and on_disk < status.st_size * SPARSE_SHARE:
-        raise ArtifactError(
-            f"{path!r} is {readable_size(status.st_size)} long with {readable_size(on_disk)} in it, the rest is holes",
-            hint="save what is in it, not the room around it",
-        )
-
-
-def _open(name: str, flags: int, folder: int, path: str) -> int:
-    with _taking(path):
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-
-
-@contextmanager
-def _taking(path: str) -> Iterator[None]:
-    """What the workflow's files refuse is the artifact's fault; what this process lacks may pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise StoreError(f"{path!r} cannot be read: {error.strerror}") from error
-        raise ArtifactError(f"{path!r} cannot be taken: {error.strerror}") from error

@@ -87,7 +87,7 @@ def folder_below(root: str, parts: Sequence[str]) -> Iterator[int]:
         os.close(descriptor)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write every byte, in as many calls as it takes."""
     written = os.write(descriptor, data)
     if written != len(data):

@@ -11,8 +11,8 @@ from orchestrator.errors import StoreError
 from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.transfer import RANGE, ahead, ranges
 from orchestrator.store.folder import FolderStore
+from orchestrator.store.intake import FolderIntake
 from orchestrator.store.packs import LEAST, Packs
-from orchestrator.store.staging import FolderIntake
 
 _AHEAD = 12  # ranges of RANGE bytes that are in memory at once while blobs are fetched
 

@@ -19,9 +19,10 @@ from orchestrator.errors import StoreError
 from orchestrator.store import folder_upkeep
 from orchestrator.store.disk import NO_LINK, open_regular, sync, told, write_all
 from orchestrator.store.folder_objects import FolderObjects
+from orchestrator.store.intake import FolderIntake
 from orchestrator.store.keys import FORMAT, check_format
 from orchestrator.store.probing import probe
-from orchestrator.store.staging import BLOB_MTIME, FolderIntake, Writer, seal, staged_name
+from orchestrator.store.staging import BLOB_MTIME, Writer, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports_upkeep import Held
@@ -114,8 +115,20 @@ class FolderStore(FolderObjects):
     def room_for(self, digest: Digest) -> str:
         """Where a blob goes; its folder is there."""
         path = self._blob(digest)
-        self._make_folder(os.path.dirname(path))
+        folder = os.path.dirname(path)
+        if folder not in self._known_folders:
+            self._know_folders(folder)
         return path
+
+    def _know_folders(self, wanted: str) -> None:
+        """Make a folder of blobs where it is missing; one sync is for all that are there."""
+        self._make_folder(self._blobs)
+        there = {f"{self._blobs}/{name}" for name in os.listdir(self._blobs)}
+        if wanted in there:
+            sync(self._blobs)
+            self._known_folders.update(there)
+        else:
+            self._make_folder(wanted)
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading."""

@@ -16,8 +16,10 @@ from typing import IO
 
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import StoreError
+from orchestrator.ports import Ahead, Helper
 from orchestrator.store.disk import told, write_all
-from orchestrator.store.staging import FolderIntake, Writer
+from orchestrator.store.intake import FolderIntake
+from orchestrator.store.staging import Writer
 
 
 class Owed:
@@ -125,8 +127,12 @@ class OwedIntake:
         self._intake = intake
         self.digests: dict[Digest, None] = {}
 
-    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
+    def helper(self) -> Helper | None:
+        """Start a process that reads files."""
+        return self._intake.helper()
+
+    def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
         """Take an open file."""
-        taken = self._intake.add(descriptor, size)
+        taken = self._intake.add(descriptor, size, ahead)
         self.digests[taken[0]] = None
         return taken

@@ -6,13 +6,14 @@ only a way to carry blobs; their digests stay, and whoever takes one out verifie
 
 from __future__ import annotations
 
+import mmap
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from orchestrator.digest import Digest, hex_of, of_bytes
+from orchestrator.digest import Digest, hex_of, of_bytes, of_hasher, sha256
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
 from orchestrator.store.bucket.client import Bucket
@@ -22,6 +23,7 @@ from orchestrator.store.remembered import Remembered
 SMALL = 1 << 20  # larger blobs are objects of their own
 LEAST = 64  # fewer of them are not packed
 _PACK = 16 << 20
+_AT_ONCE = 3  # packs that are made and sent: one is hashed while others are on their way
 _SPAN = 8 << 20  # bytes of a pack that are asked for at once
 _GAP = 128 << 10  # bytes that nobody wants, and that cost less than another request
 TOP = "packs/sha256/"
@@ -111,23 +113,25 @@ class Packs:
         """Pack blobs in the order in which they come; ``read`` gives their verified bytes."""
 
         def put(digests: list[Digest]) -> None:
-            with budget.taken(2 * sum(sizes[digest] for digest in digests)):
-                self._put(((digest, read(digest)) for digest in digests), integrity)
+            size = sum(sizes[digest] for digest in digests)
+            with budget.taken(size):
+                self._put(((digest, read(digest)) for digest in digests), size, integrity)
 
-        in_parallel(put, _filled(sizes))
+        in_parallel(put, _filled(sizes), _AT_ONCE)
 
-    def _put(self, blobs: Iterable[tuple[Digest, bytes]], integrity: str) -> str:
-        """One pack, and after it its index; gives its key."""
-        lines, start, pieces = [_HEAD], 0, []
+    def _put(self, blobs: Iterable[tuple[Digest, bytes]], size: int, integrity: str) -> str:
+        """One pack of so many bytes, and after it its index; gives its key."""
+        lines, start, hasher = [_HEAD], 0, sha256()
+        # Its pages are given back with it; what a thread allocates and frees stays with that thread.
+        whole = memoryview(mmap.mmap(-1, max(1, size)))
         for digest, data in blobs:
-            pieces.append(data)
+            hasher.update(data)
+            whole[start : start + len(data)] = data
             lines.append(f"{hex_of(digest)} {start} {len(data)}\n".encode())
             start += len(data)
-        whole = b"".join(pieces)
-        pieces.clear()
-        name, index = of_bytes(whole), b"".join(lines)
+        name, index = of_hasher(hasher), b"".join(lines)
         key = TOP + hex_of(name)
-        self._bucket.put(key, whole, name, integrity)
+        self._bucket.put(key, whole[:start], name, integrity)
         del whole
         self._bucket.put(f"{key}.idx", index, of_bytes(index), integrity)
         self._take(key, index)
@@ -210,6 +214,7 @@ class Packs:
             # As they are: whoever reads them verifies them, and damaged bytes may be all that there is.
             made = self._put(
                 ((digest, data[place.start : place.start + place.size]) for digest, place in staying),
+                sum(place.size for _, place in staying),
                 integrity,
             )
             if made == pack:  # only empty blobs went: its bytes are the same, its index is not

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from orchestrator import canonical
 from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import MirageError, StoreError
-from orchestrator.ports import BlobWriter, Intake, Store
+from orchestrator.ports import Ahead, BlobWriter, Helper, Intake, Store
 from orchestrator.ports_upkeep import DOUBT, Held
 from orchestrator.store import turns
 from orchestrator.store.turns import CONDEMNED, DELETING, State
@@ -334,8 +334,11 @@ class _Intake:
         self._condemned = condemned
         self.doubtful: set[Digest] = set()
 
-    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
-        digest, taken = self.inner.add(descriptor, size)
+    def helper(self) -> Helper | None:
+        return self.inner.helper()
+
+    def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
+        digest, taken = self.inner.add(descriptor, size, ahead)
         if hex_of(digest) in self._condemned:
             self.doubtful.add(digest)
         return digest, taken

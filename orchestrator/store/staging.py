@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.digest import CHUNK, Digest, of_bytes, of_chunks, of_hasher, sha256
-from orchestrator.errors import ArtifactError
-from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
+from orchestrator.digest import CHUNK, Digest, of_hasher, sha256
+from orchestrator.store.disk import sync, told, write_all
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
 
 # A blob's time stamp is fixed: hard links of it are mounted into runs, and a changed stamp tells tampering.
 BLOB_MTIME = 1
@@ -25,8 +23,6 @@ BLOB_MTIME = 1
 LARGE = 256 << 10
 # How many bytes are written between two nudges to the kernel to begin putting them on disk.
 _NUDGE = 16 << 20
-# How many files of an intake wait for one sync: bounds memory, and what is lost with the process.
-TOGETHER = 8192
 _ZEROS = bytes(CHUNK)
 
 
@@ -128,7 +124,7 @@ class Staged:
             os.close(self._descriptor)
             self._descriptor = -1
             if self._mine:
-                _remove(self.path)
+                remove(self.path)
 
     def _settle(self) -> None:
         if self._hashing is not None:
@@ -172,160 +168,13 @@ class Writer:
         self._staged.discard()
 
 
-class FolderIntake:
-    """An Intake: many files, durable and visible together, with one sync instead of one for each."""
-
-    def __init__(self, place: Place, *, link: bool = False) -> None:
-        self._place = place
-        self._link = link
-        self._what = f"write to the store {place.location}"
-        self._waiting: dict[Digest, tuple[str, str]] = {}  # where it is staged, what its name will be
-        # staged names of the owner's files: size and mtime when hashed
-        self._linked: dict[str, tuple[int, int]] = {}
-        self._folders: set[str] = set()
-
-    def add(self, descriptor: int, size: int) -> tuple[Digest, int]:
-        """Take at most ``size`` bytes of an open file; gives the digest and size of what was taken."""
-        if len(self._waiting) >= TOGETHER:
-            self.flush()  # before this one: whoever added the last may still look at its times, which a flush sets
-        taken = self._add_link(descriptor, size) if self._link else None
-        if taken is not None:
-            return taken
-        return self._add_large(descriptor, size) if size >= LARGE else self._add_small(descriptor, size)
-
-    def _add_link(self, descriptor: int, size: int) -> tuple[Digest, int] | None:
-        """Hash a file where it lies and give it a second name; None where only a copy will do."""
-        before = os.fstat(descriptor)
-        if before.st_size != size or not size or before.st_mode & 0o111:
-            return None  # an empty file is shared by too many; an executable one would lose its bit
-        if os.geteuid() not in (0, before.st_uid) or before.st_mtime_ns > time.time_ns() - RACY:
-            return None  # it is not ours to make read-only; or its time would not tell of a change while it is hashed
-        digest = of_chunks(_pieces(descriptor, size))
-        with told(self._what):
-            name = self._name_if_new(digest, size)
-            if name is None:
-                return digest, size
-            path = staged_name(self._place)
-            try:
-                # The very file that was hashed, whatever its name is by now (linkat(2), AT_SYMLINK_FOLLOW). Python
-                # calls link(2), which does not follow, unless it is given a directory; an absolute path ignores it.
-                os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
-            except OSError as error:
-                if error.errno not in NO_LINK and not isinstance(error, FileNotFoundError):
-                    raise
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                return None
-            self._linked[path] = before.st_size, before.st_mtime_ns
-            self._waiting[digest] = path, name
-        return digest, size
-
-    def _seal_linked(self) -> None:
-        """Make the owner's files read-only, unless somebody wrote to one since it was hashed."""
-        for path, (size, mtime) in self._linked.items():
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                status = os.fstat(descriptor)
-                if (status.st_size, status.st_mtime_ns) != (size, mtime):
-                    raise ArtifactError(
-                        "a file changed while it was taken",
-                        hint="finish writing before it is added with --link",
-                    )
-                seal(descriptor)
-            finally:
-                os.close(descriptor)
-        self._linked.clear()
-
-    def _add_small(self, descriptor: int, size: int) -> tuple[Digest, int]:
-        return self.add_bytes(b"".join(_pieces(descriptor, size)))
-
-    def add_bytes(self, data: bytes) -> tuple[Digest, int]:
-        """Take bytes in memory."""
-        digest = of_bytes(data)
-        with told(self._what):
-            name = self._name_if_new(digest, len(data))
-            if name is not None:
-                path = staged_name(self._place)
-                try:
-                    _write_small(path, data)
-                except BaseException:
-                    _remove(path)
-                    raise
-                self._waiting[digest] = path, name
-        return digest, len(data)
-
-    def _add_large(self, descriptor: int, size: int) -> tuple[Digest, int]:
-        staged = Staged(self._place)
-        try:
-            for piece in _pieces(descriptor, size):
-                staged.write(piece)
-            digest = staged.digest()
-            with told(self._what):
-                name = self._name_if_new(digest, staged.size)
-                if name is not None:
-                    staged.finish(durable=False)
-                    self._waiting[digest] = staged.hand_over(), name
-        finally:
-            staged.discard()
-        return digest, staged.size
-
-    def _name_if_new(self, digest: Digest, size: int) -> str | None:
-        """The path that the blob will have, or None where it is there or on its way."""
-        if digest in self._waiting:
-            return None
-        name = self._place.room_for(digest)
-        self._folders.add(os.path.dirname(name))
-        return None if self._place.present(digest, size) else name
-
-    def flush(self) -> None:
-        """Make what was added durable, then visible."""
-        with told(self._what):
-            self._seal_linked()
-            sync_many([path for path, _ in self._waiting.values()], self._place.staging())
-            while self._waiting:
-                _, (path, name) = self._waiting.popitem()
-                try:
-                    os.rename(path, name)
-                except BaseException:
-                    _remove(path)
-                    raise
-            for folder in self._folders:
-                sync(folder)
-            self._folders.clear()
-
-    def discard(self) -> None:
-        """Leave nothing under `staging/`."""
-        for path, _ in self._waiting.values():
-            _remove(path)
-
-
 def seal(descriptor: int) -> None:
     """Give a blob its final mode and time stamp."""
     os.fchmod(descriptor, 0o444)
     os.utime(descriptor, (BLOB_MTIME, BLOB_MTIME))
 
 
-def _write_small(path: str, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        write_all(descriptor, data)
-        seal(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
-    """An open file from its current position, at most ``size`` bytes. ArtifactError where it cannot be read."""
-    while size > 0:
-        try:
-            piece = os.read(descriptor, min(CHUNK, size))
-        except OSError as error:
-            raise ArtifactError(f"a file cannot be read: {error.strerror}") from error
-        if not piece:
-            return
-        size -= len(piece)
-        yield piece
-
-
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
+    """Remove a file that may be gone already."""
     with suppress(OSError):
         os.unlink(path)

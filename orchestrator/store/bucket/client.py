@@ -161,7 +161,7 @@ class Bucket:
 
         return self.retried(once)
 
-    def put(self, key: str, data: bytes, digest: Digest, integrity: str) -> bool:
+    def put(self, key: str, data: bytes | memoryview, digest: Digest, integrity: str) -> bool:
         """Put an object whose bytes its key decides; whatever is there is replaced.
 
         Gives whether the first request was answered: where not, the server may carry it out later once more.
@@ -299,7 +299,7 @@ class Bucket:
             return
 
 
-def proof(integrity: str, data: bytes, digest: Digest) -> dict[str, str]:
+def proof(integrity: str, data: bytes | memoryview, digest: Digest) -> dict[str, str]:
     """The headers by which a server sees that a body arrived whole; the signed payload hash needs none."""
     if integrity == "sha256":
         return {"x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(hex_of(digest))).decode()}

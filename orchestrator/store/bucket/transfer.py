@@ -24,7 +24,7 @@ WORKERS = 16
 IN_FLIGHT = 96 << 20  # bytes, in memory at once
 SINGLE = 64 << 20  # larger objects go in parts
 PART = 16 << 20
-RANGE = 8 << 20
+RANGE = 4 << 20
 _MOST_PARTS = 9000  # the limit of all makes is 10,000
 
 _T = TypeVar("_T")
@@ -53,12 +53,12 @@ class Budget:
                 self._changed.notify_all()
 
 
-def in_parallel(action: Callable[[_T], object], items: Iterable[_T]) -> None:
+def in_parallel(action: Callable[[_T], object], items: Iterable[_T], workers: int = WORKERS) -> None:
     """Do it for each, in threads; after a failure nothing new is begun, and the first one is raised."""
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         running: set[Future[object]] = set()
         for item in items:
-            if len(running) >= 4 * WORKERS:
+            if len(running) >= 4 * workers:
                 running = _settle(running)
             running.add(pool.submit(action, item))
         while running:
@@ -210,7 +210,10 @@ class LargeUpload:
         parts: dict[int, dict[str, Any]] = {}
         lock = threading.Lock()
 
-        def send(number: int, data: bytes, digest: Digest) -> None:
+        def send(number: int, data: bytes) -> None:
+            digest = of_bytes(data)
+            if self._integrity == "sha256":
+                parts[number]["ChecksumSHA256"] = _checksum(digest)
             headers = proof(self._integrity, data, digest)
             query = f"partNumber={number}&uploadId={upload}"
 
@@ -233,17 +236,15 @@ class LargeUpload:
             while data := _exactly(source, self._part):
                 number += 1
                 whole.update(data)
-                digest = of_bytes(data)
-                entry: dict[str, Any] = {"PartNumber": number, "ETag": there.get(number, "")}
-                if self._integrity == "sha256":
-                    entry["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(hex_of(digest))).decode()
-                parts[number] = entry
+                parts[number] = {"PartNumber": number, "ETag": there.get(number, "")}
                 if number in there:
+                    if self._integrity == "sha256":
+                        parts[number]["ChecksumSHA256"] = _checksum(of_bytes(data))
                     self._count(len(data))
                 else:
                     while len(running) >= max(1, (IN_FLIGHT - PART) // self._part):
                         running = _settle(running)
-                    running.add(pool.submit(_within, budget, len(data), send, number, data, digest))
+                    running.add(pool.submit(_within, budget, len(data), send, number, data))
                 del data
             while running:
                 running = _settle(running)
@@ -274,13 +275,17 @@ class LargeUpload:
 def _within(
     budget: Budget,
     size: int,
-    send: Callable[[int, bytes, Digest], None],
+    send: Callable[[int, bytes], None],
     number: int,
     data: bytes,
-    digest: Digest,
 ) -> None:
     with budget.taken(size):
-        send(number, data, digest)
+        send(number, data)
+
+
+def _checksum(digest: Digest) -> str:
+    """As S3 wants it in the list of parts."""
+    return base64.b64encode(bytes.fromhex(hex_of(digest))).decode()
 
 
 def _exactly(source: Any, size: int) -> bytes:
