@@ -6,6 +6,7 @@ life.py's.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -29,6 +30,7 @@ from orchestrator.reference import RunId, new_run_id
 # Seconds before the next attempt, and before each further look for an engine that is away; and how long it is looked for.
 RETRY_PAUSE = 1.0
 RETRY_PATIENCE = 60.0
+SILENCE = 3.0  # seconds of tidying up after which it is told: a million files take a minute and more
 Link = tuple[str, Digest]  # a run, and its record
 
 
@@ -310,9 +312,14 @@ class _Attempt:
             raise (self.failure or error) from error
         self._state(sealed.result.status)
         self._ends(self.infrastructure(end))
+        slow = threading.Timer(SILENCE, lambda: self._services.reporter.note("recorded; removing its outbox"))
+        slow.daemon = True
+        slow.start()
         try:
             self._services.executor.cleanup(self._handle, self._run_id)
             self._journal.close()
         except MirageError as error:  # the record is there: this is the next process's to tidy up
             self._services.reporter.warn(f"{error.message}; `mirage recover` removes what is left")
+        finally:
+            slow.cancel()
         return sealed

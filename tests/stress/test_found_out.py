@@ -36,13 +36,13 @@ class Mutation:
 
 MUTATIONS = {
     "a version's pointer is not synced": Mutation(
-        "orchestrator/store/folder.py",
+        "orchestrator/store/folder_objects.py",
         "                os.fchmod(descriptor, 0o444)\n                os.fsync(descriptor)\n",
         "                os.fchmod(descriptor, 0o444)\n",
         POWER,
     ),
     "the folder of a version's pointer is not synced": Mutation(
-        "orchestrator/store/folder.py",
+        "orchestrator/store/folder_objects.py",
         "                sync(os.path.dirname(target))\n                return made\n",
         "                return made\n",
         ORDER,
@@ -82,7 +82,7 @@ MUTATIONS = {
         says="duplicates: ",
     ),
     "a version is given without looking whether it is taken": Mutation(
-        "orchestrator/store/folder.py",
+        "orchestrator/store/folder_objects.py",
         "                    os.link(staged, target)\n                except OSError:\n                    if os.fst",
         "                    os.replace(staged, target)\n                except OSError:\n                    if os.fst",
         RACES,
