@@ -20,14 +20,20 @@ BUILDS = "T7 build: the same key by many"
 _fork = multiprocessing.get_context("fork")
 
 
-def races(root: Path, counts: Counts, *, publishers: int, rounds: int, readers: int) -> None:
-    """In each round all publish other content under one name of their choice, and under the next `vN`."""
+def races(
+    root: Path, counts: Counts, *, publishers: int, rounds: int, readers: int, second: Path | None = None
+) -> None:
+    """In each round all publish other content under one name of their choice, and under the next `vN`.
+
+    ``second``: the same store as another machine sees it; half of them work there.
+    """
     FolderStore.open_at(root)
+    roots = (root, second or root)
     gate, over = _fork.Barrier(publishers), _fork.Event()
     told: multiprocessing.SimpleQueue[tuple[str, list[str]]] = _fork.SimpleQueue()
 
     def work(number: int) -> None:
-        won, store = [], FolderStore.open_at(root)
+        won, store = [], FolderStore.open_at(roots[number % 2])
         for turn in range(rounds):
             mine = manifest(store, text=f"{number} in {turn}")
             gate.wait(120)
@@ -40,8 +46,7 @@ def races(root: Path, counts: Counts, *, publishers: int, rounds: int, readers: 
         told.put(("won", won))
 
     def look(number: int) -> None:
-        del number
-        torn, store = [], FolderStore.open_at(root)
+        torn, store = [], FolderStore.open_at(roots[number % 2])
         while not over.is_set():
             for ref in _newest(store):
                 try:

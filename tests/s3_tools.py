@@ -26,7 +26,7 @@ from orchestrator.store.bucket.place import Place, parse_uri
 from orchestrator.store.opening import open_store
 from orchestrator.store.retry import Patience
 from orchestrator.store.s3 import S3Store
-from tests.store_tools import Backend
+from tests.store_tools import Backend, needs_root
 
 KEY, SECRET = "mirage-test", "not-a-secret-at-all"
 QUICK = Patience(tries=8, first_wait=0.01, longest_wait=0.2)
@@ -39,6 +39,8 @@ class Server:
 
     make: str
     endpoint: str
+    filer: str = ""  # of SeaweedFS: what a mount asks
+    pid: int = 0
 
     def new_bucket(self) -> str:
         name = f"t-{secrets.token_hex(6)}"
@@ -194,7 +196,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
     ]
     env = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     with started(argv, folder, "weed", env) as process:
-        server = Server("seaweedfs", f"http://127.0.0.1:{s3}")
+        server = Server("seaweedfs", f"http://127.0.0.1:{s3}", f"127.0.0.1:{filer}", process.pid)
         answers(f"{server.endpoint}/healthz", process, 60, folder / "weed.log")
         _takes_writes(server, process, folder / "weed.log")
         yield server
@@ -213,6 +215,28 @@ def _takes_writes(server: Server, process: subprocess.Popen[bytes], log: Path) -
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
+
+
+@contextmanager
+def network_mount(server: Server, folder: Path, shared: str) -> Iterator[Path]:
+    """A folder of SeaweedFS as one machine mounts it, by FUSE, with caches of its own."""
+    needs_root()
+    where = folder / "mount"
+    where.mkdir(parents=True)
+    argv: list[str | Path] = [
+        *(BIN / "weed", "mount", f"-filer={server.filer}", f"-filer.path=/{shared}", f"-dir={where}"),
+        f"-cacheDir={folder}",
+    ]
+    with started(argv, folder, "mount") as process:
+        try:
+            end = time.monotonic() + 60
+            while not os.path.ismount(where):
+                assert process.poll() is None, (folder / "mount.log").read_text(errors="replace")[-3000:]
+                assert time.monotonic() < end, (folder / "mount.log").read_text(errors="replace")[-3000:]
+                time.sleep(0.02)
+            yield where
+        finally:
+            subprocess.run(["umount", "-l", where], check=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +17,17 @@ if TYPE_CHECKING:
 
 
 def examine(store: Store) -> Iterator[Finding]:
-    """A folder is tried anew, which takes a moment; of a bucket, what was found before is told. Raises StoreError."""
+    """A folder is tried anew, which takes a moment; so is a bucket, where what was found before was forgotten.
+
+    Raises StoreError.
+    """
+    from orchestrator.store.bucket.failures import AccessDenied
     from orchestrator.store.s3 import S3Store
 
     if isinstance(store, FolderStore):
-        probe(store)
+        found = probe(store)
         kind = file_system(Path(store.location)) or "its file system"
-        yield Finding("store", OK, f"{store.location}: creates once by link(2), on {kind}")
+        yield Finding("store", OK, f"{store.location} on {kind}: {found.summary()}")
         if os.stat(store.location).st_mode & 0o002:
             yield Finding(
                 "store",
@@ -32,19 +37,28 @@ def examine(store: Store) -> Iterator[Finding]:
             )
     elif isinstance(store, S3Store):
         yield Finding("store", OK, store.location)
-        yield Finding("store", OK, f"its server {store.promises().summary()}")
+        try:
+            yield Finding("store", OK, f"its server {store.promises().summary()}")
+        except AccessDenied as error:  # who only reads needs no promise
+            yield Finding(
+                "store", WARN, f"what its server promises cannot be tried: {error.message}", error.hint
+            )
     else:
         yield Finding("store", OK, store.location)
 
 
 def file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on (proc(5), mountinfo); empty where that cannot be told."""
+    """The kind of file system that a folder lies on (proc(5), mountinfo); empty where that cannot be told.
+
+    By the place of its mount: Btrfs gives each subvolume a device number that no mount has.
+    """
+    found, depth = "", -1
     try:
-        device = os.stat(folder).st_dev
-        wanted = f"{os.major(device)}:{os.minor(device)}"
+        path = folder.resolve()
         for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-            if line.split()[2] == wanted:
-                return line.partition(" - ")[2].split()[0]
+            where = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
+            if len(where.parts) >= depth and path.is_relative_to(where):
+                found, depth = line.partition(" - ")[2].split()[0], len(where.parts)
     except (OSError, IndexError):
         pass
-    return ""
+    return found

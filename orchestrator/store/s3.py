@@ -21,10 +21,12 @@ from orchestrator import canonical
 from orchestrator.digest import Digest, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
+from orchestrator.sizes import readable_age
 from orchestrator.store import bucket_upkeep, turns
 from orchestrator.store.bucket.client import Bucket, quietly
 from orchestrator.store.bucket.failures import BucketError
-from orchestrator.store.bucket.probe import Promises, promises_of
+from orchestrator.store.bucket.kept import promises_of
+from orchestrator.store.bucket.probe import Promises
 from orchestrator.store.bucket.transfer import WORKERS, ahead
 from orchestrator.store.fetching import blob_key, fetched
 from orchestrator.store.folder import FolderStore
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 _ASKED, _FEW = 24, 100_000
 # Unfinished uploads older than this, in seconds, have no living writer any more.
 STALE = 7 * 24 * 3600.0
+PROBES = "probes"  # beside the stores' folders: what their servers promise
 
 
 class S3Store:
@@ -103,13 +106,15 @@ class S3Store:
     def promises(self) -> Promises:
         """What the bucket was found to promise; asked before the first write. Raises StoreError where too little."""
         if self._promises is None:
-            found = promises_of(self.bucket, self.folder.parent / "probes")
-            if found.problem is not None:
+            found = promises_of(self.bucket, self.folder.parent / PROBES)
+            if found.promises.problem is not None:
                 raise StoreError(
-                    f"no store can be kept in {self.location}: its server {found.problem}",
-                    hint="use a server that honours conditional writes (docs/store.md lists some), or a folder",
+                    f"no store can be kept in {self.location}: its server {found.promises.problem}"
+                    + (f" (tried {readable_age(found.age)} ago)" if found.age > 1 else ""),
+                    hint="use a server that honours conditional writes (docs/store.md lists some), or a folder; "
+                    "where it was mended meanwhile, `mirage doctor` tries it again",
                 )
-            self._promises = found
+            self._promises = found.promises
             if bucket_upkeep.is_time(self._side / "swept"):
                 quietly(self.sweep)
         return self._promises
