@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.checks.finding import OK, WARN, Finding
@@ -26,8 +24,9 @@ def examine(store: Store) -> Iterator[Finding]:
 
     if isinstance(store, FolderStore):
         found = probe(store)
-        kind = file_system(Path(store.location)) or "its file system"
-        yield Finding("store", OK, f"{store.location} on {kind}: {found.summary()}")
+        yield Finding(
+            "store", OK, f"{store.location} on {found.kind or 'its file system'}: {found.summary()}"
+        )
         if os.stat(store.location).st_mode & 0o002:
             yield Finding(
                 "store",
@@ -45,20 +44,3 @@ def examine(store: Store) -> Iterator[Finding]:
             )
     else:
         yield Finding("store", OK, store.location)
-
-
-def file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on (proc(5), mountinfo); empty where that cannot be told.
-
-    By the place of its mount: Btrfs gives each subvolume a device number that no mount has.
-    """
-    found, depth = "", -1
-    try:
-        path = folder.resolve()
-        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-            where = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
-            if len(where.parts) >= depth and path.is_relative_to(where):
-                found, depth = line.partition(" - ")[2].split()[0], len(where.parts)
-    except (OSError, IndexError):
-        pass
-    return found

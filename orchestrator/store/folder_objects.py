@@ -42,8 +42,8 @@ class FolderObjects:
     def create(self, key: str, data: bytes) -> bool:
         """Create an object unless it exists; durable when it returns, whoever made it.
 
-        link(2) decides, as O_EXCL and rename do not on every NAS; a lost reply is told by the link
-        count of our own uniquely named file.
+        link(2) decides, as O_EXCL and rename do not on every NAS; a lost reply is told by the name that our
+        own file then has. The count of its names is not enough: some mounts count one that they refused.
         """
         target = str(self._key_path(key))
         with told(f"write {key} in the store {self._root}"):
@@ -62,7 +62,7 @@ class FolderObjects:
                 try:
                     os.link(staged, target)
                 except OSError:
-                    if os.fstat(descriptor).st_nlink != 2:
+                    if not _is_named(descriptor, target):
                         if not os.path.lexists(target):
                             raise
                         made = False
@@ -179,6 +179,15 @@ class FolderObjects:
                 os.mkdir(folder)
             sync(above or ".")
         self._known_folders.add(folder)
+
+
+def _is_named(descriptor: int, target: str) -> bool:
+    """Whether our own file has this name."""
+    ours = os.fstat(descriptor)
+    try:
+        return ours.st_nlink == 2 and os.path.samestat(ours, os.lstat(target))
+    except FileNotFoundError:
+        return False
 
 
 def _shown(target: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.store.disk import NO_LINK, sync
 
 _WRITERS = 8
+# What a machine by itself cannot see: file systems on which two machines were seen to win one name.
+_LIARS = {"fuse.seaweedfs": "two mounts both won a name in 252 of 300 races, with version 4.48"}
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 
@@ -32,6 +36,7 @@ class FolderPromises:
     stamps: bool = True  # a time stamp of one second after the epoch stays as it is
     modes: bool = True  # a file can be made read-only
     reflink: bool = False  # two files can share their bytes
+    kind: str = ""  # of file system
 
     @property
     def problem(self) -> str | None:
@@ -44,6 +49,8 @@ class FolderPromises:
             return "lets a second publisher replace a first"
         if not self.race:
             return "lets several publishers at once win one name"
+        if self.kind in _LIARS:
+            return f"({self.kind}) gives one name to two machines: {_LIARS[self.kind]}"
         if not self.replaces:
             return "does not put a renamed file in the place of another one"
         if self.no_sync:
@@ -100,6 +107,7 @@ def _examine(name: Callable[[], str]) -> FolderPromises:
         stamps=_stamps(second),
         modes=_modes(second),
         reflink=_reflinks(second, name()),
+        kind=file_system(Path(first).parent),
     )
 
 
@@ -182,3 +190,20 @@ def _reflinks(path: str, copy: str) -> bool:
 
     with open(path, "rb") as source, _opened(copy, b"") as target:
         return not _refusal(lambda: fcntl.ioctl(target, _FICLONE, source.fileno()))
+
+
+def file_system(folder: Path) -> str:
+    """The kind of file system that a folder lies on (proc(5), mountinfo); empty where that cannot be told.
+
+    By the place of its mount: Btrfs gives each subvolume a device number that no mount has.
+    """
+    found, depth = "", -1
+    try:
+        path = folder.resolve()
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+            where = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
+            if len(where.parts) >= depth and path.is_relative_to(where):
+                found, depth = line.partition(" - ")[2].split()[0], len(where.parts)
+    except (OSError, IndexError):
+        pass
+    return found
