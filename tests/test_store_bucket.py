@@ -88,6 +88,7 @@ def test_what_a_dead_process_owed_is_pushed_by_the_next(store: S3Store, bucket: 
     code = (
         "import sys, os\nfrom pathlib import Path\nfrom orchestrator.store.opening import open_store\n"
         "store = open_store(sys.argv[1], Path('/'))\n"
+        "store.put(b'pushed before'); store.push_owed()\n"
         "store.put(b'kept by a process that died'); os._exit(9)\n"
     )
     env = {**os.environ, "MIRAGE_CACHE": str(tmp_path / "cache")}

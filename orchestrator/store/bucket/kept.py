@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.errors import StoreError
+from orchestrator.sizes import readable_age
 from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.probe import Promises, probe
 
@@ -43,6 +45,19 @@ def promises_of(bucket: Bucket, kept: Path) -> Findings:
         found = Findings(probe(bucket), time.time())
         keep(bucket, kept, found)
     return found
+
+
+def usable(bucket: Bucket, kept: Path) -> Promises:
+    """What a store may rest on there. Raises StoreError where that is too little."""
+    found = promises_of(bucket, kept)
+    if found.promises.problem is not None:
+        raise StoreError(
+            f"no store can be kept in {bucket.place.uri}: its server {found.promises.problem}"
+            + (f" (tried {readable_age(found.age)} ago)" if found.age > 1 else ""),
+            hint="use a server that honours conditional writes (docs/store.md lists some), or a folder; "
+            "where it was mended meanwhile, `mirage doctor` tries it again",
+        )
+    return found.promises
 
 
 def keep(bucket: Bucket, kept: Path, found: Findings) -> None:
