@@ -20,6 +20,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 TOOLS = {
     "arch-test": "making a base for another processor",
+    "btrfs-progs": "the tests of stores on other file systems",
     "ceph-mon": "the tests of buckets on a second server",
     "ceph-osd": "the tests of buckets on a second server",
     "chromium": "the tests of reports in a browser",
@@ -38,6 +39,7 @@ TOOLS = {
     "radosgw": "the tests of buckets on a second server",
     "skopeo": "the tests of exported images",
     "strace": "the tests of crashes and of failing disks",
+    "xfsprogs": "the tests of stores on other file systems",
 }
 
 
@@ -65,6 +67,7 @@ def missing(tool: str) -> list[str]:
         return [] if program("git") else ["git", "ca-certificates"]
     if tool in (
         "arch-test",
+        "btrfs-progs",
         "ceph-mon",
         "ceph-osd",
         "chromium",
@@ -79,13 +82,16 @@ def missing(tool: str) -> list[str]:
         "radosgw",
         "skopeo",
         "strace",
+        "xfsprogs",
     ):
         program_of = {
+            "btrfs-progs": "mkfs.btrfs",
             "e2fsprogs": "mkfs.ext4",
             "graphviz": "dot",
             "iproute2": "ip",
             "openssh-client": "ssh-keygen",
             "qemu-user-static": "qemu-aarch64-static",
+            "xfsprogs": "mkfs.xfs",
         }
         return [] if program(program_of.get(tool, tool)) else [tool]
     if tool == "libfaketime":

@@ -24,19 +24,25 @@ def error_body(code: str, message: str = "from the proxy") -> bytes:
     ).encode()
 
 
+def upstream(endpoint: str) -> tuple[str, int]:
+    """The host and port of a server."""
+    where = urlsplit(endpoint)
+    assert where.hostname is not None and where.port is not None
+    return where.hostname, where.port
+
+
 class Chaos(ThreadingHTTPServer):
     """The proxy; ``share`` of the requests meet a fault, ``canned`` may answer one itself: (status, body)."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: str, share: float, seed: int = 0) -> None:
+    def __init__(self, endpoint: str, share: float, seed: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        where = urlsplit(upstream)
-        assert where.hostname is not None and where.port is not None
-        self.upstream = where.hostname, where.port
+        self.upstream = upstream(endpoint)
         self.share = share
         self.faults: tuple[str, ...] = FAULTS
+        self.said: dict[str, str] = {}  # headers that answers have instead of the server's own
         self.canned: Callable[[_Handler], tuple[int, bytes] | None] = lambda _: None
         self.met: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
@@ -90,8 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
     def _forward(self, body: bytes, fault: str | None) -> None:
-        there = self._there or http.client.HTTPConnection(*self.server.upstream, timeout=30)
-        self._there = there
+        there = self._there
+        if there is None or (there.host, there.port) != self.server.upstream:
+            there = self._there = http.client.HTTPConnection(*self.server.upstream, timeout=30)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
         there.request(self.command, self.path, body=body or None, headers=headers)
         found = there.getresponse()
@@ -104,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(found.status)
             for name, value in found.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                    self.send_header(name, value)
+                    self.send_header(name, self.server.said.get(name, value))
             length = found.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
             self.send_header("Content-Length", length or "0")
             self.end_headers()
@@ -130,9 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def chaos(upstream: str, share: float = 0.1, seed: int = 0) -> Iterator[Chaos]:
+def chaos(endpoint: str, share: float = 0.1, seed: int = 0) -> Iterator[Chaos]:
     """Run the proxy in threads."""
-    server = Chaos(upstream, share, seed)
+    server = Chaos(endpoint, share, seed)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.artifacts.version import VersionExists, every, publish, versions
@@ -23,8 +24,8 @@ _fork = multiprocessing.get_context("fork")
 def races(root: Path, counts: Counts, *, publishers: int, rounds: int, readers: int) -> None:
     """In each round all publish other content under one name of their choice, and under the next `vN`."""
     FolderStore.open_at(root)
-    gate, over = _fork.Barrier(publishers), _fork.Event()
-    told: multiprocessing.SimpleQueue[tuple[str, list[str]]] = _fork.SimpleQueue()
+    gate = _fork.Barrier(publishers)
+    told: multiprocessing.SimpleQueue[list[str]] = _fork.SimpleQueue()
 
     def work(number: int) -> None:
         won, store = [], FolderStore.open_at(root)
@@ -37,28 +38,47 @@ def races(root: Path, counts: Counts, *, publishers: int, rounds: int, readers: 
             except VersionExists:
                 pass
             won.append(publish(store, manifest(store, "counted", f"{number} {turn}"), None, None).ref.version)
-        told.put(("won", won))
+        told.put(won)
+
+    with readers_beside(root, readers, ("data", "counted")) as torn:
+        workers = _started(work, publishers)
+        found = [told.get() for _ in workers]
+        for each in workers:
+            each.join()
+            assert each.exitcode == 0
+    for harm in torn():
+        counts.found("corrupt", harm)
+    _judge(root, counts, found, publishers, rounds)
+
+
+@contextmanager
+def readers_beside(root: Path, readers: int, names: Sequence[str]) -> Iterator[Callable[[], list[str]]]:
+    """Processes that read the newest versions of datasets until this is left; gives what tells, then, what was torn."""
+    over = _fork.Event()
+    told: multiprocessing.SimpleQueue[list[str]] = _fork.SimpleQueue()
+    found: list[str] = []
 
     def look(number: int) -> None:
         del number
         torn, store = [], FolderStore.open_at(root)
         while not over.is_set():
-            for ref in _newest(store):
+            for ref in _newest(store, names):
                 try:
                     whole(store, str(ref))
                 except Exception as error:  # whatever a torn version makes the code say
                     torn.append(f"{ref}: {error!r}")
-        told.put(("torn", torn))
+        told.put(torn)
 
-    workers = _started(work, publishers)
     lookers = _started(look, readers)
-    found = [told.get() for _ in workers]
-    over.set()
-    found += [told.get() for _ in lookers]
-    for each in (*workers, *lookers):
+    try:
+        yield lambda: found
+    finally:
+        over.set()
+    for _ in lookers:
+        found += told.get()
+    for each in lookers:
         each.join()
         assert each.exitcode == 0
-    _judge(root, counts, found, publishers, rounds)
 
 
 def _started(action: Callable[[int], None], count: int) -> list[multiprocessing.process.BaseProcess]:
@@ -68,19 +88,17 @@ def _started(action: Callable[[int], None], count: int) -> list[multiprocessing.
     return list(made)
 
 
-def _newest(store: FolderStore) -> list[ArtifactRef]:
+def _newest(store: FolderStore, names: Sequence[str]) -> list[ArtifactRef]:
     """The last few of each name: all of them would take longer each time."""
     return [
         ArtifactRef("dataset", name, version)
-        for name in ("data", "counted")
+        for name in names
         for version in versions(store, "dataset", name)[-3:]
     ]
 
 
-def _judge(
-    root: Path, counts: Counts, found: list[tuple[str, list[str]]], publishers: int, rounds: int
-) -> None:
-    won = [version for what, each in found if what == "won" for version in each]
+def _judge(root: Path, counts: Counts, found: list[list[str]], publishers: int, rounds: int) -> None:
+    won = [version for each in found for version in each]
     counts.trials += rounds
     for turn in range(rounds):
         winners = won.count(f"exp{turn:03}")
@@ -90,9 +108,6 @@ def _judge(
     counts.unless(len(set(numbered)) == len(numbered), "duplicates", "a vN was given to two")
     wanted = {f"v{number}" for number in range(1, publishers * rounds + 1)}
     counts.unless(set(numbered) == wanted, "lost", f"not all of v1 to v{publishers * rounds}")
-    for what, each in found:
-        for torn in each if what == "torn" else ():
-            counts.found("corrupt", torn)
     counts.unless(len(every(FolderStore.open_at(root))) == rounds * (publishers + 1), "lost", "versions")
     counts.unless(staged(root) == [], "orphans", "something is under staging/")
     check_store(root)

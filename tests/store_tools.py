@@ -61,6 +61,23 @@ def mounted(folder: Path, options: str = "size=64m") -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@contextmanager
+def disk(kind: str, folder: Path) -> Iterator[Path]:
+    """A file system of its own in a file of 512 MiB, of which little is used: "xfs" or "btrfs"."""
+    needs_root()
+    where, image = folder / "disk", folder / "image"
+    where.mkdir(parents=True)
+    with image.open("wb") as sink:
+        sink.truncate(512 << 20)
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", where], check=True)
+        image.unlink()
+
+
 def needs_root() -> None:
     """A mount is the test itself: in CI the lack of root is a failure, at a desk a skip."""
     if not ROOT:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,7 @@ from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import StoreError
 from orchestrator.store import bucket_upkeep, turns
 from orchestrator.store.bucket.client import Bucket
-from orchestrator.store.bucket.probe import promises_of
+from orchestrator.store.bucket.kept import keep, promises_of
 from orchestrator.store.packs import TOP
 from orchestrator.store.s3 import S3Store
 from orchestrator.store.sessions import hold, release, writing
@@ -61,13 +58,12 @@ def another(shared: Shared, name: str = "another") -> S3Store:
 def _through(proxy: Chaos, store: S3Store, shared: Shared) -> S3Store:
     """The store behind a proxy, whose address need not be probed again."""
     place = shared.server.place(shared.place.bucket, shared.place.prefix, proxy.endpoint)
-    found = promises_of(store.bucket, store.folder.parent / "probes")
-    address = Bucket(place).server
-    kept = shared.folder / "there" / "stores" / "probes"
-    kept.mkdir(parents=True)
-    name = hashlib.sha256(address.encode()).hexdigest()[:24]
-    (kept / f"{name}.json").write_text(
-        json.dumps({"schema": "mirage-probe/1", "bucket": address, **asdict(found)})
+    there = Bucket(place)
+    there.read("store.json")  # by which it hears who answers
+    keep(
+        there,
+        shared.folder / "there/stores/probes",
+        promises_of(store.bucket, store.folder.parent / "probes"),
     )
     return store_at(place, shared.folder / "there")
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from orchestrator.artifacts import by_hand
 from orchestrator.artifacts.version import resolve
 from orchestrator.digest import of_bytes, of_file
 from orchestrator.errors import StoreError
+from orchestrator.settings import S3Settings
 from orchestrator.store import pushing as backend
 from orchestrator.store.bucket import transfer
 from orchestrator.store.bucket.client import Bucket
@@ -30,10 +32,10 @@ from orchestrator.store.bucket.failures import (
 )
 from orchestrator.store.bucket.place import parse_uri
 from orchestrator.store.bucket.probe import probe
-from orchestrator.store.opening import open_store
+from orchestrator.store.opening import forget_promises, open_store
 from orchestrator.store.retry import Patience
 from orchestrator.store.s3 import S3Store
-from tests.chaos import FAULTS, Chaos, chaos, error_body
+from tests.chaos import FAULTS, Chaos, chaos, error_body, upstream
 from tests.figures import Counted
 from tests.s3_tools import KEY, QUICK, SECRET, Server, credentials, environment, shared_bucket, store_at
 from tests.s3_work import BUCKETS, NAMES, one_winner, survive
@@ -88,6 +90,7 @@ def test_what_a_dead_process_owed_is_pushed_by_the_next(store: S3Store, bucket: 
     code = (
         "import sys, os\nfrom pathlib import Path\nfrom orchestrator.store.opening import open_store\n"
         "store = open_store(sys.argv[1], Path('/'))\n"
+        "store.put(b'pushed before'); store.push_owed()\n"
         "store.put(b'kept by a process that died'); os._exit(9)\n"
     )
     env = {**os.environ, "MIRAGE_CACHE": str(tmp_path / "cache")}
@@ -281,9 +284,16 @@ def test_a_name_has_one_winner(seaweedfs: Server, tmp_path: Path, counted: Count
 
 def test_a_server_that_ignores_conditions_is_refused(rclone: Server, tmp_path: Path) -> None:
     place = rclone.place(rclone.new_bucket())
-    for _ in range(2):  # the second time too: a refusal is not kept
-        with pytest.raises(StoreError, match="ignores If-None-Match"):
-            store_at(place, tmp_path / "cache")
+    with chaos(rclone.endpoint, 0.0) as proxy:
+        there = rclone.place(place.bucket, endpoint=proxy.endpoint)
+        for turn in range(3):
+            with pytest.raises(StoreError, match="ignores If-None-Match") as refused:
+                store_at(there, tmp_path / "cache")
+            assert "`mirage doctor` tries it again" in str(refused.value.hint)
+            if turn == 0:
+                assert proxy.requests["PUT"] > 0
+                proxy.requests.clear()
+        assert proxy.requests == {"GET": 2}, "the refusal was kept: only store.json was looked for"
     assert Bucket(place, patience=QUICK).read("store.json") is None
     found = probe(Bucket(place, patience=QUICK))
     assert (found.condition, found.race, found.multipart_condition) == ("none", False, False)
@@ -296,6 +306,51 @@ def test_what_a_good_server_promises_is_found_once(store: S3Store, tmp_path: Pat
     assert found.integrity == "sha256", "SeaweedFS does not look at the signed hash of a body"
     assert store.promises() == found
     assert [key for key, _ in store.bucket.list("probe/")] == []
+
+
+def _writes(proxy: Chaos, store: S3Store) -> int:
+    """How many requests it takes that write, until a store is known to be usable."""
+    before = proxy.requests["PUT"]
+    store.promises()
+    store.close()
+    return proxy.requests["PUT"] - before
+
+
+def test_what_was_found_is_for_the_server_that_answered(
+    store: S3Store, proxy: Chaos, seaweedfs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server, or another version of it, behind the same address; and one that nobody looked at for a month."""
+    place = seaweedfs.place(store.bucket.place.bucket, store.bucket.place.prefix, proxy.endpoint)
+    assert _writes(proxy, store_at(place, tmp_path / "cache")) > 0
+    assert _writes(proxy, store_at(place, tmp_path / "cache")) == 0
+    proxy.said["Server"] = "SeaweedFS of next year"
+    assert _writes(proxy, store_at(place, tmp_path / "cache")) > 0
+    assert _writes(proxy, store_at(place, tmp_path / "cache")) == 0
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 31 * 24 * 3600)
+    assert _writes(proxy, store_at(place, tmp_path / "cache")) > 0
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_server_that_was_exchanged_for_another_one(
+    tells: bool, proxy: Chaos, seaweedfs: Server, rclone: Server, tmp_path: Path
+) -> None:
+    """What one promised is not believed of the next one. Where they do not say who they are, `mirage doctor` is told."""
+    bucket, liar, honest = seaweedfs.new_bucket(), upstream(rclone.endpoint), upstream(seaweedfs.endpoint)
+    rclone.client().create_bucket(Bucket=bucket)
+    place = seaweedfs.place(bucket, endpoint=proxy.endpoint)
+    settings = S3Settings(endpoint_url=proxy.endpoint, region="us-east-1")
+    with environment({"MIRAGE_CACHE": str(tmp_path / "cache")}):
+        for there, lies in ((honest, False), (liar, True), (honest, False))[0 if tells else 1 :]:
+            proxy.upstream, proxy.said = there, {"Server": str(lies) if tells else ""}
+            if not tells:
+                forget_promises(place.uri, settings)
+            for _ in range(2):
+                if lies:
+                    with pytest.raises(StoreError, match="ignores If-None-Match"):
+                        store_at(place, tmp_path / "cache").promises()
+                else:
+                    assert store_at(place, tmp_path / "cache").promises().problem is None
 
 
 def _once(endpoint: str, **more: str) -> Bucket:

@@ -34,6 +34,8 @@ class InputCache:
         """
         target = self._folder / hex_of(digest)
         stamps = target.with_suffix(".json")
+        with suppress(OSError):
+            os.utime(stamps)  # before the look: who makes room (upkeep/trees.py) sees that it is used
         if _unchanged(target, stamps):
             return target
         try:

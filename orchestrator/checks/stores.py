@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.checks.finding import OK, WARN, Finding
@@ -16,13 +15,18 @@ if TYPE_CHECKING:
 
 
 def examine(store: Store) -> Iterator[Finding]:
-    """A folder is tried anew, which takes a moment; of a bucket, what was found before is told. Raises StoreError."""
+    """A folder is tried anew, which takes a moment; so is a bucket, where what was found before was forgotten.
+
+    Raises StoreError.
+    """
+    from orchestrator.store.bucket.failures import AccessDenied
     from orchestrator.store.s3 import S3Store
 
     if isinstance(store, FolderStore):
-        probe(store)
-        kind = file_system(Path(store.location)) or "its file system"
-        yield Finding("store", OK, f"{store.location}: creates once by link(2), on {kind}")
+        found = probe(store)
+        yield Finding(
+            "store", OK, f"{store.location} on {found.kind or 'its file system'}: {found.summary()}"
+        )
         if os.stat(store.location).st_mode & 0o002:
             yield Finding(
                 "store",
@@ -32,19 +36,11 @@ def examine(store: Store) -> Iterator[Finding]:
             )
     elif isinstance(store, S3Store):
         yield Finding("store", OK, store.location)
-        yield Finding("store", OK, f"its server {store.promises().summary()}")
+        try:
+            yield Finding("store", OK, f"its server {store.promises().summary()}")
+        except AccessDenied as error:  # who only reads needs no promise
+            yield Finding(
+                "store", WARN, f"what its server promises cannot be tried: {error.message}", error.hint
+            )
     else:
         yield Finding("store", OK, store.location)
-
-
-def file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on (proc(5), mountinfo); empty where that cannot be told."""
-    try:
-        device = os.stat(folder).st_dev
-        wanted = f"{os.major(device)}:{os.minor(device)}"
-        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-            if line.split()[2] == wanted:
-                return line.partition(" - ")[2].split()[0]
-    except (OSError, IndexError):
-        pass
-    return ""

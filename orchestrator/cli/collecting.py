@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,9 @@ from orchestrator.sizes import readable_size
 if TYPE_CHECKING:
     from orchestrator.canonical import Json
     from orchestrator.digest import Digest
+    from orchestrator.store.bounding import KeptBlob
     from orchestrator.upkeep.machine import Image
+    from orchestrator.upkeep.trees import Tree
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _AGE = re.compile(r"([0-9]+)([smhd])")
@@ -65,6 +68,7 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
     place = Workplace.here()
     found = collect.look(place.store, older_than)
     images, layers, volumes = _machine(place, older_than) if machine else ([], [], [])
+    fetched = _Fetched.of(place, older_than) if machine else _Fetched()
     told: dict[str, Json] = {
         "live": {"blobs": found.live, "bytes": found.live_bytes},
         "young": {"blobs": found.young, "bytes": found.young_bytes},
@@ -74,19 +78,21 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
         "images": [{"name": each.name, "bytes": each.size} for each in images],
         "layers": {"blobs": len(layers), "bytes": sum(size for _, size in layers)},
         "volumes": [{"name": name, "bytes": size} for name, size in volumes],
+        **fetched.told(),
         "removed": None,
     }
     if not as_json:
         _tell(place, told)
     if machine and yes and not dry_run:
         _forget()
-    nothing = not (found.garbage or found.unfinished[0] or images or layers or volumes)
+    nothing = not (found.garbage or found.unfinished[0] or images or layers or volumes or fetched.any)
     if dry_run or nothing or not (yes or _agreed(as_json)):
         if as_json:
             print_json(told)
         return 0
     done = collect.collect(place.store, older_than, place.reporter, patience=wait)
     freed = _free(place, images, layers, volumes)
+    fetched_gone = fetched.remove()
     told["removed"] = {
         "blobs": done.removed,
         "bytes": done.bytes,
@@ -95,6 +101,8 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
         "images": freed[0],
         "layers": freed[1],
         "volumes": freed[2],
+        "copies": fetched_gone[0],
+        "trees": fetched_gone[1],
     }
     if as_json:
         print_json(told)
@@ -105,6 +113,7 @@ def gc(older_than: float, machine: bool, dry_run: bool, yes: bool, wait: float, 
             print(
                 f"removed {freed[0]} images, {freed[1]} cached layers and {freed[2]} volumes of this machine"
             )
+            print(f"removed {fetched_gone[0]} copies of buckets' blobs and {fetched_gone[1]} laid-out inputs")
     return 0
 
 
@@ -125,6 +134,8 @@ def _tell(place: Workplace, told: dict[str, Json]) -> None:
         ("garbage", "can go"),
         ("unfinished", "left by writers that died: can go"),
         ("layers", "of this machine's cache: can go"),
+        ("copies", "of buckets' blobs, on this machine: can go"),
+        ("trees", "inputs as they were laid out in this project: can go"),
     ):
         counts = told[name]
         assert isinstance(counts, dict)
@@ -132,6 +143,13 @@ def _tell(place: Workplace, told: dict[str, Json]) -> None:
         if count or name in ("live", "garbage"):
             assert isinstance(size, int)
             print(f"  {name:<11}{count!s:>8}  {readable_size(size):>10}  {about}")
+    kept = told["kept"]
+    assert isinstance(kept, dict)
+    if kept["bytes"]:
+        print(
+            f"  kept of buckets on this machine: {readable_size(int(str(kept['bytes'])))}"
+            f" of at most {readable_size(int(str(kept['limit'])))}"
+        )
     images = told["images"]
     assert isinstance(images, list)
     for image in images:
@@ -160,6 +178,52 @@ def _machine(
     images = machine.images(place.engine, wanted, older_than, place.library.unused_for)
     volumes = machine.volumes(place.engine, older_than, place.library.unused_for)
     return list(images), list(cached), list(volumes)
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """What came for runs and can go: copies of buckets' blobs, for all projects, and inputs laid out in this one."""
+
+    copies: tuple[KeptBlob, ...] = ()
+    trees: tuple[Tree, ...] = ()
+    kept: int = 0
+    limit: int = 0
+
+    @classmethod
+    def of(cls, place: Workplace, older_than: float) -> _Fetched:
+        from orchestrator.store import bounding
+        from orchestrator.store.cache import cache_folder
+        from orchestrator.upkeep import trees
+
+        stores = cache_folder() / "stores"
+        found = list(bounding.copies(stores))
+        laid = place.project.folder / ".mirage" / "cache" / "trees"
+        wanted = trees.needed(place.folders.runs, place.folders.open)
+        return cls(
+            tuple(bounding.removable(found, older_than)),
+            tuple(trees.unused(laid, wanted, older_than)),
+            sum(each.size for each in found),
+            bounding.limit(stores if stores.is_dir() else place.project.folder),
+        )
+
+    @property
+    def any(self) -> bool:
+        return bool(self.copies or self.trees)
+
+    def told(self) -> dict[str, Json]:
+        return {
+            "copies": {"blobs": len(self.copies), "bytes": sum(each.size for each in self.copies)},
+            "trees": {"trees": len(self.trees), "bytes": sum(each.size for each in self.trees)},
+            "kept": {"bytes": self.kept, "limit": self.limit},
+        }
+
+    def remove(self) -> tuple[int, int]:
+        """How many copies and trees went; the trees first, whose second names hold copies."""
+        from orchestrator.store import bounding
+        from orchestrator.upkeep import trees
+
+        gone = sum(trees.remove(each) for each in self.trees)
+        return bounding.remove(list(self.copies))[0], gone
 
 
 def _free(

@@ -34,7 +34,7 @@ def examine(open_project: Callable[[], Workplace]) -> list[Finding]:
     parts: tuple[tuple[str, Callable[[Workplace], Iterable[Finding]]], ...] = (
         ("engine", lambda at: _engine(at.engine)),
         ("base", _base),
-        ("store", lambda at: stores.examine(at.store)),
+        ("store", _store),
         ("disk", _disk),
         ("clock", lambda at: clock.of_store(at.store)),
         ("runs", lambda at: leftovers.of_runs(at.catalog.open_runs())),
@@ -110,6 +110,13 @@ def _base(place: Workplace) -> Iterator[Finding]:
             )
         else:
             yield Finding("base", OK, f"{name}, a recipe for mmdebstrap")
+
+
+def _store(place: Workplace) -> Iterator[Finding]:
+    from orchestrator.store.opening import forget_promises
+
+    forget_promises(place.store_name, place.settings.s3)
+    yield from stores.examine(place.store)
 
 
 def _disk(place: Workplace) -> Iterator[Finding]:

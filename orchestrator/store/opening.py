@@ -12,6 +12,7 @@ from orchestrator.store.folder import FolderStore
 if TYPE_CHECKING:
     from orchestrator.ports import Store
     from orchestrator.settings import S3Settings
+    from orchestrator.store.bucket.client import Bucket
 
 
 def open_store(
@@ -38,11 +39,26 @@ def open_store(
 
 
 def _open_bucket(uri: str, s3: S3Settings | None, tell: Callable[[str], None]) -> Store:
+    from orchestrator.store.cache import cache_folder
+    from orchestrator.store.s3 import S3Store
+
+    return S3Store.open_at(_bucket(uri, s3), cache_folder() / "stores", tell)
+
+
+def forget_promises(where: str, s3: S3Settings) -> None:
+    """Whoever opens this store next tries anew what its server promises; a folder is tried when it is made only."""
+    if where.startswith("s3://"):
+        from orchestrator.store.bucket import kept
+        from orchestrator.store.cache import cache_folder
+        from orchestrator.store.s3 import PROBES
+
+        kept.forget(_bucket(where, s3), cache_folder() / "stores" / PROBES)
+
+
+def _bucket(uri: str, s3: S3Settings | None) -> Bucket:
     from orchestrator.settings import S3Settings
     from orchestrator.store.bucket.client import Bucket
     from orchestrator.store.bucket.place import parse_uri
-    from orchestrator.store.cache import cache_folder
-    from orchestrator.store.s3 import S3Store
 
     settings = s3 or S3Settings()
     place = parse_uri(
@@ -52,4 +68,4 @@ def _open_bucket(uri: str, s3: S3Settings | None, tell: Callable[[str], None]) -
         profile=settings.profile,
         addressing_style=settings.addressing_style,
     )
-    return S3Store.open_at(Bucket(place), cache_folder() / "stores", tell)
+    return Bucket(place)

@@ -9,10 +9,10 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import StoreError
@@ -20,6 +20,9 @@ from orchestrator.ports import Ahead, Helper
 from orchestrator.store.disk import told, write_all
 from orchestrator.store.intake import FolderIntake
 from orchestrator.store.staging import Writer
+
+if TYPE_CHECKING:
+    from orchestrator.store.folder import FolderStore
 
 
 class Owed:
@@ -29,6 +32,7 @@ class Owed:
         self._folder = folder
         self._lock = threading.Lock()
         self._digests: dict[Digest, None] = {}
+        self._adopted: set[Digest] = set()  # what dead processes owed: it may never have been kept
         self._file: IO[bytes] | None = None
 
     def __contains__(self, digest: Digest) -> bool:
@@ -42,7 +46,9 @@ class Owed:
     def add(self, digests: Iterable[Digest]) -> None:
         """Owe these too; durable when it returns. Raises StoreError."""
         with self._lock:
-            new = [digest for digest in dict.fromkeys(digests) if digest not in self._digests]
+            asked = dict.fromkeys(digests)
+            self._adopted.difference_update(asked)
+            new = [digest for digest in asked if digest not in self._digests]
             if new:
                 with told(f"write to {self._folder}"):
                     descriptor = self._opened().fileno()
@@ -58,6 +64,7 @@ class Owed:
             if not self._digests and self._file is not None:
                 with told(f"write to {self._folder}"):
                     os.ftruncate(self._file.fileno(), 0)
+                    os.lseek(self._file.fileno(), 0, os.SEEK_SET)  # or the next line begins behind a hole
 
     def adopt(self) -> None:
         """Take over what dead processes owed. Raises StoreError."""
@@ -72,8 +79,23 @@ class Owed:
                         fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
                         continue
-                    self.add(_digests(left.read()))
+                    found = list(_digests(left.read()))
+                    self.add(found)
+                    self._adopted.update(found)
                     path.unlink()
+
+    def check(self, local: FolderStore, there: Callable[[Digest], bool]) -> None:
+        """What this process took is here, or is ``there``. Raises StoreError where it is in neither.
+
+        That is a copy that went, to make room, in the moment in which it was taken again.
+        """
+        for digest in self.all():
+            if digest not in self._adopted and not local.blob_path(digest).exists() and not there(digest):
+                self.settle([digest])
+                raise StoreError(
+                    f"{digest} went from {local.location} before it was pushed",
+                    hint="run the command again: it is taken anew",
+                )
 
     def _opened(self) -> IO[bytes]:
         """Our own file, made with the first digest; an object, so that it is closed with its owner."""
@@ -94,6 +116,16 @@ class Owed:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+def of_all(folder: Path) -> set[Digest]:
+    """What all processes owe, living and dead."""
+    found: set[Digest] = set()
+    with suppress(FileNotFoundError):
+        for path in sorted(folder.iterdir()):
+            with suppress(FileNotFoundError):
+                found.update(_digests(path.read_bytes()))
+    return found
 
 
 def _digests(data: bytes) -> Iterable[Digest]:

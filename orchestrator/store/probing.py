@@ -1,41 +1,27 @@
-"""Whether a file system keeps the one promise that a store in a folder rests on: it gives a name once."""
+"""Whether a file system keeps what a store in a folder rests on: above all that it gives a name once."""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import StoreError
-from orchestrator.store.disk import NO_LINK, told
+from orchestrator.store.disk import told
 from orchestrator.store.staging import Place, staged_name
 
+if TYPE_CHECKING:
+    from orchestrator.store.promises import FolderPromises
 
-def probe(place: Place) -> None:
-    """See that this file system gives a name once: everything that is created at most once rests on it."""
-    first, second = (f"{staged_name(place)}.{number}" for number in "12")
-    try:
-        with told(f"open the store {place.location}"):
-            for name in (first, second):
-                os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-            try:
-                os.link(first, second)
-            except FileExistsError:
-                os.unlink(second)
-            else:
-                raise StoreError(
-                    f"the file system of {place.location} lets a second publisher replace a first"
-                )
-            try:
-                os.link(first, second)
-            except OSError as error:
-                if error.errno not in NO_LINK:
-                    raise
-                raise StoreError(
-                    f"the file system of {place.location} has no hard links ({error.strerror}), "
-                    "which is how a version is given to one publisher only",
-                    hint="name a folder on another one under `store:` (ext4, XFS, Btrfs, tmpfs, NFS have them)",
-                ) from error
-    finally:
-        for name in (first, second):
-            with suppress(OSError):
-                os.unlink(name)
+
+def probe(place: Place) -> FolderPromises:
+    """Try what this file system promises. Raises StoreError where it is too little for a store."""
+    from orchestrator.store.promises import examine  # a store is made once
+
+    with told(f"open the store {place.location}"):
+        found = examine(lambda: staged_name(place))
+    if found.problem is not None:
+        raise StoreError(
+            f"the file system of {place.location} {found.problem}",
+            hint="name a folder on another one under `store:`: ext4, XFS, Btrfs, tmpfs and NFS do, and so does "
+            "a bucket (docs/store.md)",
+        )
+    return found

@@ -37,10 +37,10 @@ class Pusher:
         self._there = there
         self._notes = notes
 
-    def push(self, digests: Iterable[Digest], integrity: str, watcher: Reporter | None = None) -> None:
+    def push(self, digests: Iterable[Digest], integrity: str, watcher: Reporter | None = None) -> int:
         """Put them into the bucket, in parallel, where they are not there yet; ``watcher`` hears how far it is.
 
-        Raises StoreError.
+        Gives their bytes. Raises StoreError.
         """
         budget, sizes = Budget(IN_FLIGHT), {}
         for digest in dict.fromkeys(digests):
@@ -51,6 +51,7 @@ class Pusher:
         with measured(watcher, "push", sum(sizes[digest] for digest in absent)) as count:
             self._send(absent, sizes, integrity, budget, count)
         self._there.update(sizes)
+        return sum(sizes[digest] for digest in absent)
 
     def _send(
         self,

@@ -22,9 +22,11 @@ from orchestrator.digest import Digest, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
 from orchestrator.store import bucket_upkeep, turns
+from orchestrator.store.bounding import Bound
+from orchestrator.store.bucket import kept
 from orchestrator.store.bucket.client import Bucket, quietly
 from orchestrator.store.bucket.failures import BucketError
-from orchestrator.store.bucket.probe import Promises, promises_of
+from orchestrator.store.bucket.probe import Promises
 from orchestrator.store.bucket.transfer import WORKERS, ahead
 from orchestrator.store.fetching import blob_key, fetched
 from orchestrator.store.folder import FolderStore
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 _ASKED, _FEW = 24, 100_000
 # Unfinished uploads older than this, in seconds, have no living writer any more.
 STALE = 7 * 24 * 3600.0
+PROBES = "probes"  # beside the stores' folders: what their servers promise
 
 
 class S3Store:
@@ -52,6 +55,7 @@ class S3Store:
         self._side = folder / "bucket"
         self._side.mkdir(exist_ok=True)
         self._owed = Owed(self._side / "owed")
+        self._bound = Bound(folder.parent)
         self._seen = Remembered(self._side / "seen")
         self._later = Remembered(self._side / "later")
         self._packs = Packs(bucket, self._seen)
@@ -103,13 +107,7 @@ class S3Store:
     def promises(self) -> Promises:
         """What the bucket was found to promise; asked before the first write. Raises StoreError where too little."""
         if self._promises is None:
-            found = promises_of(self.bucket, self.folder.parent / "probes")
-            if found.problem is not None:
-                raise StoreError(
-                    f"no store can be kept in {self.location}: its server {found.problem}",
-                    hint="use a server that honours conditional writes (docs/store.md lists some), or a folder",
-                )
-            self._promises = found
+            self._promises = kept.usable(self.bucket, self.folder.parent / PROBES)
             if bucket_upkeep.is_time(self._side / "swept"):
                 quietly(self.sweep)
         return self._promises
@@ -147,8 +145,10 @@ class S3Store:
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading; it is fetched, whole and verified, where this machine does not have it."""
         parse_digest(digest)
-        if not self.local.has(digest):
-            self.fetch([digest])
+        self.fetch([digest])
+        with suppress(StoreError):
+            return self.local.open(digest)
+        self.fetch([digest])  # another process made room this moment
         return self.local.open(digest)
 
     def put(self, data: bytes) -> Digest:
@@ -274,6 +274,7 @@ class S3Store:
                 self._create_later(key)
             owed = self._owed.all()
             if owed:
+                self._owed.check(self.local, self._look)
                 self.push([digest for digest in owed if digest not in self._there])
                 self._owed.settle(owed)
             for key in later:
@@ -291,16 +292,17 @@ class S3Store:
 
     def push(self, digests: Iterable[Digest]) -> None:
         """Put blobs of this machine into the bucket, in parallel, where they are not there yet. Raises StoreError."""
-        self._pusher.push(digests, self.promises().integrity, self.watcher)
+        self._bound.came(self._pusher.push(digests, self.promises().integrity, self.watcher))
 
     def fetch(self, digests: Iterable[Digest], count: Callable[[int], object] = lambda size: None) -> None:
         """Bring blobs to this machine, in parallel and verified; those that are here cost a stat.
 
         What came before a failure stays. Raises StoreError where one is missing or damaged.
         """
-        wanted = [digest for digest in dict.fromkeys(digests) if not self.local.has(digest)]
-        for digest in fetched(self.bucket, self.local, self._packs, wanted, count):
-            self._there.add(digest)
+        wanted = self._bound.missing(self.local, dict.fromkeys(digests))
+        with self._bound.counting(count) as counted:
+            for digest in fetched(self.bucket, self.local, self._packs, wanted, counted):
+                self._there.add(digest)
 
     # --- upkeep -------------------------------------------------------------------------------------------
 

@@ -67,4 +67,4 @@ def test_a_name_has_one_winner_in_200_rounds(
 ) -> None:
     server = request.getfixturevalue(make)
     with environment(credentials(server.endpoint)):
-        one_winner(server, tmp_path, 16, 200 if make == "seaweedfs" else 40, counted(NAMES))
+        one_winner(server, tmp_path, 16, how_many("races", 200), counted(NAMES))

@@ -58,6 +58,9 @@ class Bucket:
         self._account = Account(place, timeouts or Timeouts())
         self._wire = Wire(self._account)
         self._silence: tuple[float, Unreachable] | None = None  # until when it is not asked, and why
+        self.maker = (
+            ""  # what the server that answers calls itself (RFC 9110, Server), once an object was read
+        )
 
     @property
     def server(self) -> str:
@@ -104,11 +107,12 @@ class Bucket:
             answer = self.send("GET", key, f"read {key}", accept=(200, 404))
             if answer.status == 404:
                 self._check_absent(answer, f"read {key}")
-                return None
-            kept = answer.headers.get(_HASH)
-            if is_error(answer.body) if kept is None else kept != hex_of(of_bytes(answer.body)):
-                raise garbled(self.place, f"the bytes of {key} are not what was stored")
-            return answer.body
+            else:
+                kept = answer.headers.get(_HASH)
+                if is_error(answer.body) if kept is None else kept != hex_of(of_bytes(answer.body)):
+                    raise garbled(self.place, f"the bytes of {key} are not what was stored")
+            self.maker = answer.headers.get("server", "")[:200]
+            return None if answer.status == 404 else answer.body
 
         return self.retried(once)
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from orchestrator.digest import of_bytes
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.client import CONDITIONS, Bucket, proof, quietly
 from orchestrator.store.bucket.failures import BucketError, garbled
 
-_SCHEMA = "mirage-probe/1"
 _WRITERS, _ROUNDS = 8, 3  # some servers wait for seconds where many ask at once
 
 
@@ -58,22 +52,6 @@ class Promises:
             f"{'reads after writes' if self.read_after_write and self.list_after_write else 'shows writes late'}; "
             f"{'deletes' if self.delete else 'may not delete'}{'; versioned' if self.versioned else ''}"
         )
-
-
-def promises_of(bucket: Bucket, kept: Path) -> Promises:
-    """The findings for a bucket, from a file in ``kept`` where this machine probed it before. Raises StoreError."""
-    path = kept / (hashlib.sha256(bucket.server.encode()).hexdigest()[:24] + ".json")
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        item = json.loads(path.read_text())
-        if item.pop("schema") == _SCHEMA and item.pop("bucket") == bucket.server:
-            return Promises(**item)
-    found = probe(bucket)
-    if found.problem is None:  # what is refused is looked at again: it may have been mended
-        kept.mkdir(parents=True, exist_ok=True)
-        new = kept / f".{os.getpid()}-{secrets.token_hex(4)}"
-        new.write_text(json.dumps({"schema": _SCHEMA, "bucket": bucket.server, **asdict(found)}, indent=1))
-        new.replace(path)
-    return found
 
 
 def probe(bucket: Bucket) -> Promises:

@@ -1,0 +1,118 @@
+"""The suite of all stores on XFS, Btrfs and a network mount, with all its files there; and mounts that no store can rest on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from orchestrator.checks import stores
+from orchestrator.errors import StoreError
+from orchestrator.store import promises
+from orchestrator.store.folder import FolderStore
+from orchestrator.store.promises import FolderPromises
+from orchestrator.store.staging import staged_name
+from tests.figures import Counted
+from tests.race_tools import RACES, races
+from tests.s3_tools import Server, network_mount, rclone_mount
+from tests.store_tools import Backend, disk, folder_backend, staged
+
+suite = import_module("tests.test_store_conformance")
+globals().update({name: each for name, each in vars(suite).items() if name.startswith("test_")})
+store = suite.store  # the same suite, on the backend below
+
+
+@pytest.fixture(scope="module", params=["xfs", "btrfs", "network"])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """A file system of that kind, and where it is mounted. The network's is used by this machine alone."""
+    folder = tmp_path_factory.mktemp("disk")
+    if request.param == "network":
+        server = request.getfixturevalue("seaweedfs")
+        with network_mount(server, folder, f"nas-{secrets.token_hex(4)}") as where:
+            yield "fuse.seaweedfs", where
+    else:
+        with disk(request.param, folder) as where:
+            yield request.param, where
+
+
+@pytest.fixture
+def tmp_path(place: tuple[str, Path]) -> Path:
+    """Everything that a test writes lies there."""
+    path = place[1] / secrets.token_hex(6)
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[Backend]:
+    with folder_backend("folder", tmp_path) as backend:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(promises, "_LIARS", {})  # no other machine is at it
+            backend.open()
+        yield backend
+
+
+def test_the_probe_tells_what_it_promises(place: tuple[str, Path], backend: Backend) -> None:
+    kind, _ = place
+    store = FolderStore.open_at(backend.root)
+    found = promises.examine(lambda: staged_name(store))
+    assert found == FolderPromises(True, True, True, reflink=kind in ("xfs", "btrfs"), kind=kind)
+    assert staged(backend.root) == []
+    if found.problem is None:
+        (told,) = stores.examine(store)
+        assert f"on {kind}: creates once by link(2), also raced" in told.text
+
+
+def test_many_race_for_names(backend: Backend, counted: Counted) -> None:
+    races(backend.root, counted(RACES), publishers=6, rounds=6, readers=2)
+
+
+def _both_win(first: Path, second: Path, name: str) -> bool:
+    """Whether two who link their own files to one name at the same moment, by two mounts, are both told that they did."""
+    gate, won = threading.Barrier(2), []
+
+    def claim(mount: Path, own: str) -> None:
+        (mount / f"{own}-{name}").write_text(own)
+        gate.wait()
+        with suppress(OSError):
+            os.link(mount / f"{own}-{name}", mount / name)
+            won.append(own)
+
+    threads = [threading.Thread(target=claim, args=each) for each in ((first, "a"), (second, "b"))]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    return len(won) == 2
+
+
+def test_a_mount_that_gives_a_name_to_two_machines_is_refused(
+    seaweedfs: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nothing that one machine tries shows it. If this fails at the races, the server was mended: take it from the list."""
+    folder, shared = tmp_path_factory.mktemp("twice"), f"nas-{secrets.token_hex(4)}"
+    with (
+        network_mount(seaweedfs, folder / "a", shared) as first,
+        network_mount(seaweedfs, folder / "b", shared) as second,
+    ):
+        assert any(_both_win(first, second, f"name{number}") for number in range(100))
+        with pytest.raises(StoreError, match="gives one name to two machines") as refused:
+            FolderStore.open_at(first / "store")
+    assert "docs/store.md" in str(refused.value.hint)
+
+
+def test_a_mount_without_hard_links_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("rclone")
+    with rclone_mount(folder) as where:
+        with pytest.raises(StoreError, match="has no hard links") as refused:
+            FolderStore.open_at(where / "store")
+        assert not (where / "store" / "store.json").exists()
+    assert refused.value.exit_code == 7 and "ext4, XFS" in str(refused.value.hint)
