@@ -30,10 +30,9 @@ _SETUP = r"""
 set -eu
 here=$1; shift
 for name in passwd group subuid subgid; do mount --bind "$here/etc/$name" "/etc/$name"; done
-mkdir "$here/dev"
-mount -t tmpfs -o mode=0755,dev tmpfs "$here/dev"
-mknod -m 666 "$here/dev/tun" c 10 200
-mount --bind "$here/dev/tun" /dev/net/tun
+mkdir -p /dev/net
+mount -t tmpfs -o mode=0755,dev tmpfs /dev/net
+mknod -m 666 /dev/net/tun c 10 200
 number=0
 while [ "$1" != -- ]; do
   closed=$1 needed=$2; shift 2
