@@ -30,7 +30,7 @@ services: venv tools  ## the image and the keys of a team's store and registry, 
 	@$(ENGINE) exec -- $(IN_VENV) compose/prepare.sh
 
 stress: venv test-tools  ## the slow and violent tests
-	@$(PYTHON) scripts/packages.py ceph-mon ceph-osd radosgw
+	@$(PYTHON) scripts/packages.py ceph-mon ceph-osd crun radosgw
 	@$(IN_VENV) uv pip install --quiet --python .venv/bin/python 'atheris>=3,<4'
 	@$(ENGINE) exec -- $(IN_VENV) env MIRAGE_STRESS_TABLE=build/stress.jsonl pytest -m stress tests/stress \
 		-n auto --maxprocesses 4 --dist load
@@ -50,4 +50,4 @@ tools:
 
 test-tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime e2fsprogs openssh-client openssl \
-		skopeo strace chromium docker-compose xfsprogs btrfs-progs
+		skopeo strace chromium docker-compose rootlesskit slirp4netns uidmap xfsprogs btrfs-progs

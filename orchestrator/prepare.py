@@ -5,6 +5,7 @@ Owns the order of the stages snapshot, lock, resolve, key and image, and the che
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -140,6 +141,9 @@ def prepare(request: Request, services: Services, stages: Stages) -> Prepared:
             handover=hand_over,
             network=build.network,
             wanted=settings.platform,
+            before_pull=functools.partial(services.executor.check_gpus, settings.run.gpus)
+            if settings.run.gpus
+            else None,
         )
         base = bases.resolve(settings.base, bases.platform(), fresh=request.no_cache)
         if locked.loose:

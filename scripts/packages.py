@@ -24,6 +24,7 @@ TOOLS = {
     "ceph-mon": "the tests of buckets on a second server",
     "ceph-osd": "the tests of buckets on a second server",
     "chromium": "the tests of reports in a browser",
+    "crun": "the tests of other runtimes",
     "docker-compose": "the test of a team's services",
     "docker-registry": "the tests of bases from a registry",
     "e2fsprogs": "the tests of power cuts",
@@ -37,8 +38,11 @@ TOOLS = {
     "python3-venv": "making .venv",
     "qemu-user-static": "running what is for another processor",
     "radosgw": "the tests of buckets on a second server",
+    "rootlesskit": "the tests on a rootless engine",
     "skopeo": "the tests of exported images",
+    "slirp4netns": "the tests on a rootless engine",
     "strace": "the tests of crashes and of failing disks",
+    "uidmap": "the tests on a rootless engine",
     "xfsprogs": "the tests of stores on other file systems",
 }
 
@@ -71,6 +75,7 @@ def missing(tool: str) -> list[str]:
         "ceph-mon",
         "ceph-osd",
         "chromium",
+        "crun",
         "docker-compose",
         "docker-registry",
         "e2fsprogs",
@@ -80,8 +85,11 @@ def missing(tool: str) -> list[str]:
         "openssl",
         "qemu-user-static",
         "radosgw",
+        "rootlesskit",
         "skopeo",
+        "slirp4netns",
         "strace",
+        "uidmap",
         "xfsprogs",
     ):
         program_of = {
@@ -91,6 +99,7 @@ def missing(tool: str) -> list[str]:
             "iproute2": "ip",
             "openssh-client": "ssh-keygen",
             "qemu-user-static": "qemu-aarch64-static",
+            "uidmap": "newuidmap",
             "xfsprogs": "mkfs.xfs",
         }
         return [] if program(program_of.get(tool, tool)) else [tool]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,8 +24,15 @@ REMAPPED = 231072
 class SecondEngine:
     """A dockerd below one folder. It cannot touch the machine's engine: its bridge and rules are in no one's network."""
 
-    def __init__(self, folder: Path, *, live_restore: bool = False, remapped: bool = False) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        live_restore: bool = False,
+        remapped: bool = False,
+        runtimes: Sequence[tuple[str, Path]] = (),
+    ) -> None:
+        self.folder = folder
         # A socket's path has at most 107 bytes.
         self._short = Path(tempfile.mkdtemp(prefix="mirage-engine-", dir="/run"))
         self.url = f"unix://{self._short}/s"
@@ -34,6 +42,7 @@ class SecondEngine:
             "--pidfile", str(self._short / "pid"), "-H", self.url, "--bridge=none", "--iptables=false",
             "--ip-forward=false", "--ip-masq=false", "--containerd", str(self._short / "c"),
             *(["--live-restore"] if live_restore else []),
+            *(f"--add-runtime={name}={path}" for name, path in runtimes),
         ]  # fmt: skip
         # As on real machines, containerd is a service of its own; one that dockerd starts would die with it.
         below: list[str] = []
@@ -42,6 +51,8 @@ class SecondEngine:
             ranges = self._short / "ranges"
             ranges.write_text(f"daemon:{REMAPPED}:65536\n")
             mounts = "; ".join(f"mount --bind {ranges} /etc/{name}" for name in ("subuid", "subgid"))
+            # crun takes no machine that has both generations of cgroups mounted
+            mounts += "; umount -l /sys/fs/cgroup/unified 2>/dev/null || :"
             below = ["unshare", "--mount", "sh", "-ec", f'{mounts}; exec "$@"', "sh"]
             self._words += ["--userns-remap", "daemon:daemon"]
         self._below = subprocess.Popen(
@@ -62,13 +73,13 @@ class SecondEngine:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        with (self._folder / "dockerd.log").open("ab") as log:
+        with (self.folder / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(self._words, stdout=log, stderr=log, start_new_session=True)
         wait_for(self._answers, 60)
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "dockerd.log").read_text()[-2000:]
+        assert self._process.poll() is None, (self.folder / "dockerd.log").read_text()[-2000:]
         try:
             self.api().ping()
         except (docker.errors.DockerException, OSError):
@@ -92,7 +103,7 @@ class SecondEngine:
         self.start()
 
     def __enter__(self) -> SecondEngine:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.start()
         return self
 
@@ -116,7 +127,7 @@ class SecondEngine:
             self._below.terminate()
             self._below.wait(30)
             subprocess.run(
-                ["umount", "-R", "-l", str(self._folder / "data")], capture_output=True, check=False
+                ["umount", "-R", "-l", str(self.folder / "data")], capture_output=True, check=False
             )
             shutil.rmtree(self._short, ignore_errors=True)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)

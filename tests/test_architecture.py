@@ -33,7 +33,7 @@ RANK = {f"orchestrator.{name}": rank for rank, names in enumerate(LAYERS) for na
 DOORS = {
     "docker": {"orchestrator.executors.docker_engine", "orchestrator.executors.registry"},
     "requests": {"orchestrator.executors.docker_engine", "orchestrator.executors.registry"},
-    "urllib3": {"orchestrator.executors.docker_engine"},
+    "urllib3": {"orchestrator.executors.docker_engine", "orchestrator.store.bucket.aws"},
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
     "cryptography": {"orchestrator.trust.keys"},

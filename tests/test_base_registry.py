@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ConfigError, EngineError, ImageError, LockError
+from orchestrator.executors import gpus
 from orchestrator.image import registry_base
 from orchestrator.image.base import LOCK_FILE, Pin, read_lock, write_pin
 from orchestrator.image.base_image import Base
@@ -217,3 +218,27 @@ def test_a_damaged_lock_is_a_lock_error_that_names_the_file(tmp_path: Path, text
     (tmp_path / LOCK_FILE).write_text(text)
     with pytest.raises(LockError, match=r"base\.lock\.json cannot be read"):
         read_lock(tmp_path)
+
+
+def test_what_an_image_sets_is_told_before_it_is_pulled(here: Place, registry: Registry, own: Base) -> None:
+    """With GPUs a run is refused by it (gpus.check_image), without the time and room of a pull."""
+    name = f"{registry.address}/team/evil:1"
+    made = build(
+        here.platform, own.image.layers, RunConfig(env=(*own.env, ("LD_PRELOAD", "/evil.so"))), 315532800
+    )
+    ensure(here.engine, made, name, (), here.library.read)
+    client = docker.from_env().api
+    try:
+        said = list(client.push(name, stream=True, decode=True))
+        digest = next(line["aux"]["Digest"] for line in said if "aux" in line)
+    finally:
+        here.engine.remove_image(name)
+        client.close()
+    exact = f"{registry.address}/team/evil@{digest}"
+    assert registry_base.told_env(exact, here.platform) == (*own.env, ("LD_PRELOAD", "/evil.so"))
+    pulled = list(here.engine.pulled)
+    with pytest.raises(ImageError, match="CVE-2025-23266"):
+        registry_base.present(here.engine, here.notes, exact, here.platform, gpus.check_image)
+    assert here.engine.pulled == pulled
+    assert registry_base.told_env(f"{registry.address}/team/none@{digest}", here.platform) == ()
+    assert registry_base.told_env(f"127.0.0.1:1/team/none@{digest}", here.platform) == ()

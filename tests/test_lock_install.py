@@ -354,7 +354,7 @@ def test_a_wheel_that_holds_a_credential_of_the_host_is_not_kept(
     place: Library, tmp_path: Path, volume: str
 ) -> None:
     password = secrets.token_hex(12)
-    leak = "    extra = os.environ['UV_DEFAULT_INDEX']\n"
+    leak = f"    extra = {password!r}\n"  # that of its own index, which it knows from elsewhere
     with Index(sdist("leaky", leak), login=f"me:{password}") as index:
         url = index.url.replace("//", f"//me:{password}@")
         lock = read(poetry_lock(index, "leaky"), "poetry.lock")

@@ -2,6 +2,9 @@
 
 A short list of what matters to those who run the code of others in containers; no scanner. Distributions mend holes
 without another version number, which a version cannot tell: hence the words of the finding.
+
+Each row's versions are those of its ``source``, and were compared in November 2026 with the CVE program's records
+(github.com/CVEProject/cvelistV5, cves/YEAR/NUMBER/CVE-....json), where these name versions at all.
 """
 
 from __future__ import annotations
@@ -45,11 +48,32 @@ HOLES = (
         "https://github.com/opencontainers/runc/security/advisories/GHSA-9493-h29p-rfm2",
     ),
     Hole(
+        "runc",
+        "CVE-2026-41579",
+        "an image whose /dev is a link writes a little to the host",
+        ((1, 3, 6), (1, 4, 3), (1, 5, 0)),
+        "https://github.com/opencontainers/runc/releases/tag/v1.4.3",
+    ),
+    Hole(
         "containerd",
-        "CVE-2024-25621",
-        "its folders can be entered by every user of the host",
+        "CVE-2024-25621, CVE-2025-64329",
+        "its folders can be entered by every user of the host, and attaching by its CRI leaks memory",
         ((1, 7, 29), (2, 0, 7), (2, 1, 5), (2, 2, 0)),
         "https://github.com/containerd/containerd/security/advisories/GHSA-pwhc-rpq9-4c8w",
+    ),
+    Hole(
+        "docker",
+        "CVE-2024-23651, CVE-2024-23652, CVE-2024-23653",
+        "a Dockerfile that gets at the host while BuildKit builds it",
+        ((25, 0, 2),),
+        "https://github.com/moby/moby/releases/tag/v24.0.9",
+    ),
+    Hole(
+        "docker",
+        "CVE-2026-41567, CVE-2026-41568, CVE-2026-42306",
+        "a container that gets at the host while files are copied to or from it",
+        ((29, 5, 1),),
+        "https://github.com/moby/moby/security/advisories/GHSA-rg2x-37c3-w2rh",
     ),
     Hole(
         "docker with an authorization plugin",
@@ -60,11 +84,40 @@ HOLES = (
         since=(19, 3, 0),
     ),
     Hole(
+        "docker with an authorization plugin",
+        "CVE-2026-34040",
+        "requests of which its authorization plugin does not see the body, since that is large",
+        ((29, 3, 1),),
+        "https://github.com/moby/moby/security/advisories/GHSA-x744-4wpc-v9h2",
+    ),
+    Hole(
         "podman",
         "CVE-2024-1753",
         "a Dockerfile that mounts the host's root while it is built",
         ((4, 9, 4), (5, 0, 1)),
         "https://github.com/containers/podman/security/advisories/GHSA-874v-pj72-92f3",
+        since=(4, 0, 0),
+    ),
+    Hole(
+        "podman",
+        "CVE-2024-9675",
+        "a Dockerfile that gets at the host's files while it is built",
+        ((5, 2, 5),),
+        "https://github.com/containers/podman/releases/tag/v5.2.5",
+    ),
+    Hole(
+        "podman",
+        "CVE-2025-11395",
+        "an image that overwrites the host's files while it is loaded",
+        ((6, 1, 2),),
+        "https://github.com/containers/podman/releases/tag/v6.1.2",
+    ),
+    Hole(
+        "podman",
+        "CVE-2026-94603",
+        "an image that switches its container's fences off by an annotation",
+        ((6, 1, 3),),
+        "https://github.com/podman-container-tools/podman/security/advisories/GHSA-2cvf-wqm6-wr9g",
     ),
     Hole(
         "git",
@@ -86,6 +139,13 @@ HOLES = (
         "an image that gets at the host's files when it is started with a GPU",
         ((1, 16, 2),),
         "https://nvidia.custhelp.com/app/answers/detail/a_id/5582",
+    ),
+    Hole(
+        "nvidia-container-toolkit",
+        "CVE-2025-23359",
+        "the same by another way",
+        ((1, 17, 4),),
+        "https://nvidia.custhelp.com/app/answers/detail/a_id/5616",
     ),
     Hole(
         "nvidia-container-toolkit",

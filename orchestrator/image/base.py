@@ -36,7 +36,8 @@ class Bases:
     """Finds, builds and pulls bases; one of them at a time per name on one machine.
 
     ``handover`` and ``network`` are for building a Dockerfile: what the host gives to it (asked only then), and the
-    engine's network that it gets. ``wanted`` is the platform, `auto` or as engines write it.
+    engine's network that it gets. ``wanted`` is the platform, `auto` or as engines write it. ``before_pull`` hears what an
+    image sets before it is pulled, as far as its registry tells that, and raises where it must not be.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Bases:
         handover: Callable[[], Handover] | None = None,
         network: str = "default",
         wanted: str = "auto",
+        before_pull: Callable[[tuple[tuple[str, str], ...]], object] | None = None,
     ) -> None:
         self._engine = engine
         self._library = library
@@ -57,6 +59,7 @@ class Bases:
         self._handover = handover or _host_settings
         self._network = network
         self._wanted = wanted
+        self._before_pull = before_pull
         self._shelf = Shelf(engine, library, reporter)
 
     def platform(self) -> Platform:
@@ -236,6 +239,7 @@ class Bases:
                 library=self._library,
                 shelf=self._shelf,
                 reporter=self._reporter,
+                before_pull=self._before_pull,
             ),
         )
         if base.platform != platform:

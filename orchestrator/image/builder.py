@@ -121,7 +121,19 @@ class Builder:
             words: tuple[str, ...] = ("pip", "compile", "--python", base.python.executable)
             words += ("--generate-hashes", "--no-header", "--no-annotate", "-o", "/build/out.txt")
             words += ("-c", "/build/constraints.txt") if lock.constraints else ()
-            self.uv(container, lock, base, (*words, "/build/in.txt"), env)
+            # to know what a source distribution requires, the installer runs its code, beside the login
+            sealed = bool(self._handover.secrets or self._netrc)
+            words += ("--only-binary", ":all:") if sealed else ()
+            try:
+                self.uv(container, lock, base, (*words, "/build/in.txt"), env)
+            except installer.NotInstallable as error:
+                if not sealed:
+                    raise
+                raise LockError(
+                    error.message,
+                    hint="this machine has a login for an index, so that what has no wheel is not resolved (docs/locks.md): "
+                    "resolve it without that login, or write a lock",
+                ) from error
             return b"".join(self.engine.get(container, "/build/out.txt"))
 
     def keep_wheels(self, lock: Lock, base: Base, key: Digest, manifest: bytes) -> None:
@@ -176,10 +188,13 @@ class Builder:
         return layer, self.library.put(canonical.encode(installed))
 
     @contextmanager
-    def container(self, image_id: str, key: Digest, *, cache: bool = True) -> Iterator[str]:
+    def container(
+        self, image_id: str, key: Digest, *, cache: bool = True, alone: bool = False
+    ) -> Iterator[str]:
         """A fresh container of the base with the installer in it; it is being removed when this is left.
 
-        Without ``cache`` it does not see what all environments share: for code of packages that runs in it.
+        Without ``cache`` it does not see what all environments share. ``alone`` it has neither network nor anything of
+        the host: for code of packages that runs in it.
         """
         container = self.engine.create(
             ContainerSpec(
@@ -187,7 +202,7 @@ class Builder:
                 argv=("sleep", _LONGEST),
                 labels=labels_of(self.library, key),
                 user="0:0",
-                network=self._network,
+                network="none" if alone else self._network,
                 read_only=False,
                 volumes=((self._manner.volume or CACHE_VOLUME, "/cache"),) if cache else (),
                 tmpfs=tuple(Tmpfs(folder, "rw,exec") for folder in self._manner.memory_folders),
@@ -195,7 +210,7 @@ class Builder:
         )
         try:
             self.engine.start(container)
-            self.engine.put(container, "/", self._files())
+            self.engine.put(container, "/", self._files(alone=alone))
             # podman's / is read-only even to root without capabilities: the installer cannot make it
             if not cache:
                 self.engine.put(container, "/", (("cache/.mirage", b"", 0o644),))
@@ -208,11 +223,11 @@ class Builder:
             raise
         self._removals.begin(container, self._python)
 
-    def _files(self) -> Iterator[tuple[str, bytes, int]]:
+    def _files(self, *, alone: bool) -> Iterator[tuple[str, bytes, int]]:
         yield "build/uv", foreign.program(self._platform, self.library.folder), 0o755
-        if self._handover.ca_bundle is not None:
+        if self._handover.ca_bundle is not None and not alone:
             yield "build/ca.crt", self._handover.ca_bundle, 0o644
-        if self._netrc is not None:
+        if self._netrc is not None and not alone:
             yield "build/netrc", self._netrc, 0o600
         yield from self._manner.files()
 
@@ -222,24 +237,25 @@ class Builder:
 
     def env(self) -> installer.Env:
         """The installer's environment: what the host hands over, and nothing else of it."""
-        env = dict(self._handover.env)
-        env.update(
-            {
-                "HOME": "/build",
-                "LC_ALL": "C.UTF-8",
-                "NO_COLOR": "1",
-                "UV_CACHE_DIR": "/cache",
-                "UV_LINK_MODE": "copy",
-                "UV_NO_CONFIG": "1",
-                "UV_NO_PROGRESS": "1",
-                "UV_PYTHON_DOWNLOADS": "never",
-            }
-        )
+        env = {**dict(self._handover.env), **dict(self.bare_env())}
         if self._handover.ca_bundle is not None:
             env["SSL_CERT_FILE"] = "/build/ca.crt"
         if self._netrc is not None:
             env["NETRC"] = "/build/netrc"
         return tuple(sorted(env.items()))
+
+    def bare_env(self) -> installer.Env:
+        """The installer's environment without anything of the host."""
+        return (
+            ("HOME", "/build"),
+            ("LC_ALL", "C.UTF-8"),
+            ("NO_COLOR", "1"),
+            ("UV_CACHE_DIR", "/cache"),
+            ("UV_LINK_MODE", "copy"),
+            ("UV_NO_CONFIG", "1"),
+            ("UV_NO_PROGRESS", "1"),
+            ("UV_PYTHON_DOWNLOADS", "never"),
+        )
 
     def _install(self, container: str, lock: Lock, base: Base, built: frozenset[str]) -> Lock:
         """Install the lock; gives it with the hashes that were used."""

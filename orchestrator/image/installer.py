@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform as host
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from orchestrator.locks.pinned import Index, Lock, Pinned, without_login
 
 PYTHON = "/opt/venv/bin/python"
 WHEELS = "/build/wheels"
+LINKS = "/build/links"
 _PIP = ("--python", PYTHON, "--no-deps", "--only-binary", ":all:")
 INSTALL = ("pip", "install", *_PIP, "--require-hashes")
 HASHES = ("pip", "compile", *_PIP, "--generate-hashes", "--no-header", "--no-annotate")
@@ -50,6 +51,16 @@ class Batch:
         return "".join(f"{line}\n" for line in lines).encode()
 
 
+def never_built(names: Iterable[str]) -> bytes:
+    """Settings of uv by which these packages require nothing, so that it runs no code of theirs to learn that.
+
+    For calls with `--no-deps`; uv's documentation, "Settings", dependency-metadata.
+    """
+    return "".join(
+        f'[[dependency-metadata]]\nname = "{name}"\nrequires-dist = []\n' for name in sorted(set(names))
+    ).encode()
+
+
 def batches(lock: Lock, env: Env, built: frozenset[str]) -> list[Batch]:
     """The lock's packages by where they come from: the host's index, one that the lock names, or built here."""
     places: dict[Index | None | str, list[Pinned]] = {}
@@ -73,7 +84,21 @@ def only(env: Env, index: Index) -> Env:
 
 
 def _from_here(env: Env) -> Env:
-    return _with(env, UV_NO_INDEX="1", UV_FIND_LINKS=WHEELS, UV_OFFLINE="1")
+    return from_folder(env, WHEELS)
+
+
+def from_folder(env: Env, folder: str) -> Env:
+    """The installer's environment for packages that lie in a folder of the builder."""
+    return _with(env, UV_NO_INDEX="1", UV_FIND_LINKS=folder, UV_OFFLINE="1")
+
+
+def beside_folder(env: Env, folder: str) -> Env:
+    """The installer's environment for packages that lie in a folder of the builder, or come from the host's places."""
+    told = dict(env)
+    told["UV_FIND_LINKS"] = ",".join(
+        [folder, *([told["UV_FIND_LINKS"]] if told.get("UV_FIND_LINKS") else [])]
+    )
+    return tuple(sorted(told.items()))
 
 
 def places(env: Env, lock: Lock) -> Env:

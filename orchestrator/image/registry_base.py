@@ -5,11 +5,14 @@ Owns what an image reference is. Does not decide whether a moving name may be us
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.engine_values import LoadedImage
-from orchestrator.errors import ConfigError, EngineError, ImageError, StoreError
+from orchestrator.errors import ConfigError, EngineError, ImageError, MirageError, StoreError
 from orchestrator.image import saved_layers
 from orchestrator.image.base_image import CREATED_BY, Base, pairs
 from orchestrator.image.base_shelf import Shelf
@@ -17,6 +20,9 @@ from orchestrator.image.layer import MTIME
 from orchestrator.image.library import Library
 from orchestrator.image.oci import Layer, Platform, RunConfig, build
 from orchestrator.ports import Engine, Reporter
+
+BeforePull: TypeAlias = "Callable[[tuple[tuple[str, str], ...]], object]"
+_CONFIG_LIMIT = 4 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,43 @@ def find_digest(engine: Engine, name: str, platform: Platform, reporter: Reporte
     return parse_digest(own[0])
 
 
-def present(engine: Engine, reporter: Reporter, exact: str, platform: Platform) -> LoadedImage:
-    """The image in the engine, pulled by digest first if need be. Raises ImageError where it is for another platform."""
+def told_env(exact: str, platform: Platform) -> tuple[tuple[str, str], ...]:
+    """What an image's configuration sets, as its registry tells it without the layers; nothing where it does not."""
+    from orchestrator.executors.registry import Registry
+
+    reference = parse(exact)
+    registry = None
+    try:
+        registry = Registry(reference.repository)
+        manifest: Any = json.loads(registry.manifest(str(reference.digest)))
+        for each in manifest.get("manifests", ()):
+            if (each["platform"]["os"], each["platform"]["architecture"]) == (
+                platform.os,
+                platform.architecture,
+            ):
+                manifest = json.loads(registry.manifest(parse_digest(each["digest"])))
+                break
+        digest = parse_digest(manifest["config"]["digest"])
+        config: Any = json.loads(b"".join(registry.blob(digest, _CONFIG_LIMIT)))
+        return pairs(tuple(map(str, config["config"].get("Env") or ())))
+    except (MirageError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()
+    finally:
+        if registry is not None:
+            registry.close()
+
+
+def present(
+    engine: Engine, reporter: Reporter, exact: str, platform: Platform, before_pull: BeforePull | None = None
+) -> LoadedImage:
+    """The image in the engine, pulled by digest first if need be. Raises ImageError where it is for another platform.
+
+    ``before_pull`` hears before that what the image sets, as far as its registry tells, and may refuse it.
+    """
     found = engine.image(exact)
     if found is None:
+        if before_pull is not None:
+            before_pull(told_env(exact, platform))
         reporter.stage("base", f"pulling {exact}")
         try:
             engine.pull(exact, str(platform), reporter)
@@ -104,10 +143,11 @@ def take(
     library: Library,
     shelf: Shelf,
     reporter: Reporter,
+    before_pull: BeforePull | None = None,
 ) -> Base:
     """The image with this digest as a base, its layers as they are, uncompressed."""
     exact = parse(name).exact(digest)
-    found = present(engine, reporter, exact, platform)
+    found = present(engine, reporter, exact, platform, before_pull)
     diff_ids = tuple(parse_digest(item) for item in found.diff_ids)
     sizes = saved_layers.take(engine.save(exact), diff_ids, library, exact)
     # Named by digest alone: what a project calls the image must not change the digest of what is built on it.

@@ -5,31 +5,24 @@ Owns what is kept for that and how it is fetched: in a builder, from where the i
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from orchestrator import canonical
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, parse_digest
 from orchestrator.errors import ImageError, LockError, MirageError
-from orchestrator.image import installer
+from orchestrator.image import index_files, installer
 from orchestrator.image.base import Base
 from orchestrator.image.library import Library
 from orchestrator.image.wheels import Wheel, Workshop
-from orchestrator.locks import pylock, selection
-from orchestrator.locks.pinned import Lock, Pinned, normal_name
-from orchestrator.locks.source import LockSource, toml
-from orchestrator.locks.target import Target
+from orchestrator.locks.pinned import Lock, Pinned
 
 _FILE = re.compile(r"[A-Za-z0-9_.+!-]+\.whl")  # binary distribution format: what may stand in a wheel's name
-_FETCH = Path(__file__).parent / "fetch_in_builder.py"
 
 
 @dataclass(frozen=True)
@@ -173,72 +166,27 @@ def keep(
 def _fetched(
     shop: Workshop, container: str, lock: Lock, batch: installer.Batch, base: Base, number: int
 ) -> Iterator[Banked]:
-    listed, wanted = f"/build/pylock.bank{number}.toml", f"/build/bank.{number}.txt"
-    shop.engine.put(container, "/", ((wanted[1:], batch.content(), 0o644),))
-    words: tuple[str, ...] = (
-        "pip",
-        "compile",
-        "--python",
-        base.python.executable,
-        "--no-deps",
-        "--no-header",
+    names = [each.name for each in batch.packages]
+    told = index_files.listed(
+        shop, container, lock, base, batch.env, batch.content(), f"bank{number}", alone=names
     )
-    shop.uv(container, lock, base, (*words, "--format", "pylock.toml", "-o", listed, wanted), batch.env)
-    data = b"".join(shop.engine.get(container, listed))
-    python = base.python
-    target = Target(base.platform.architecture, python.implementation, python.version, python.libc)
-    chosen = {
-        each.name: each for each in selection.select(pylock.read(LockSource(listed, data)), target).packages
-    }
-    urls = dict(_urls(toml(listed, data)))
-    orders: list[Json] = []
+    offered, urls = index_files.chosen(told, base), index_files.places(told)
+    orders = []
     for package in batch.packages:
-        files = chosen[package.name].files if package.name in chosen else ()
-        if not files or (package.name, files[0].name) not in urls:
+        found = offered.get(package.name)
+        if found is None or not found.files:
             raise LockError(f"the index does not say where the wheel of {package.name}=={package.version} is")
-        expected = [value for value in files[0].hashes if value in package.hashes or not package.hashes]
-        if not expected:
+        file = found.files[0]
+        allowed = tuple(value for value in file.hashes if value in package.hashes or not package.hashes)
+        if not allowed:
             raise LockError(f"{lock.path} names other files of {package.name} than the index has now")
-        orders.append({"url": urls[package.name, files[0].name], "file": files[0].name, "hash": expected[0]})
-    told = {"files": orders, "logins": list(_logins(dict(batch.env)))}
-    shop.engine.put(
-        container,
-        "/",
-        (
-            ("build/fetch.py", _FETCH.read_bytes(), 0o644),
-            ("build/fetch.json", json.dumps(told).encode(), 0o600),
-        ),
-    )
-    with shop.downloads(container):
-        shop.command(container, (base.python.executable, "-I", "/build/fetch.py"), batch.env)
+        orders.append(index_files.order(replace(found, files=(replace(file, hashes=allowed),)), urls))
+    index_files.fetch(shop, container, base, batch.env, orders)
     for package, order in zip(batch.packages, orders, strict=True):
-        assert isinstance(order, dict)
         with shop.library.writer() as writer:
-            for piece in shop.engine.get(container, f"/build/fetched/{order['file']}"):
+            for piece in shop.engine.get(container, f"{index_files.FETCHED}/{order.file}"):
                 writer.write(piece)
             digest, _ = writer.commit()
-        if str(order["hash"]).startswith("sha256:") and order["hash"] != digest:
-            raise ImageError(f"{order['file']} came out of the builder as {digest}")
-        yield Banked(package.name, str(order["file"]), digest, package.hashes)
-
-
-def _urls(table: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
-    """Where the files of a pylock.toml are, by package and file name."""
-    for package in table.get("packages", ()):
-        for each in (*package.get("wheels", ()), *((package["archive"],) if "archive" in package else ())):
-            url = str(each.get("url", ""))
-            name = str(each.get("name") or unquote(urlsplit(url).path.rpartition("/")[2]))
-            yield (normal_name(str(package["name"])), name), url
-
-
-def _logins(env: Mapping[str, str]) -> Iterator[Json]:
-    """Logins of indexes as (origin, user, password): from their URLs, and by their names."""
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"):
-        for word in env.get(name, "").split():
-            named, _, url = word.partition("=") if "=" in word.partition("://")[0] else ("", "", word)
-            parts = urlsplit(url)
-            by_name = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", named.upper())
-            user = unquote(parts.username or "") or env.get(f"{by_name}_USERNAME", "")
-            password = unquote(parts.password or "") or env.get(f"{by_name}_PASSWORD", "")
-            if user or password:
-                yield [parts.scheme, parts.netloc.rpartition("@")[2], user, password]
+        if order.hash.startswith("sha256:") and order.hash != digest:
+            raise ImageError(f"{order.file} came out of the builder as {digest}")
+        yield Banked(package.name, order.file, digest, package.hashes)

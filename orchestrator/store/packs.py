@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ SMALL = 1 << 20  # larger blobs are objects of their own
 LEAST = 64  # fewer of them are not packed
 _PACK = 16 << 20
 _AT_ONCE = 3  # packs that are made and sent: one is hashed while others are on their way
+_MOST = 100_000  # blobs in one pack
+_INDEX = 16 << 20  # bytes of an index; of so many blobs it has half of that
 _SPAN = 8 << 20  # bytes of a pack that are asked for at once
 _GAP = 128 << 10  # bytes that nobody wants, and that cost less than another request
 TOP = "packs/sha256/"
@@ -80,7 +82,7 @@ class Packs:
             key = f"{pack}.idx"
             data = self._kept.read(key)
             if data is None:
-                data = self._bucket.read(key)
+                data = self._bucket.read(key, _INDEX)
                 if data is None:
                     return  # removed in this moment
                 self._take(pack, data)
@@ -103,6 +105,11 @@ class Packs:
                     hint="remove that object: what only it names must be published again",
                 )
             found.append((Digest(f"sha256:{match[1].decode()}"), _Place(pack, int(match[2]), int(match[3]))))
+        if not _can_be(found):
+            raise StoreError(
+                f"{pack}.idx in {self._bucket.place.uri} says what no pack has",
+                hint="remove that object: what only it names must be published again",
+            )
         with self._lock:
             self._packs[pack] = tuple(found)
             self._places.update(found)
@@ -241,11 +248,21 @@ class Packs:
             yield span
 
 
+def _can_be(places: Sequence[tuple[Digest, _Place]]) -> bool:
+    """Whether we could have written an index of these: each blob once and small, one behind the other."""
+    end = 0
+    for _, place in places:
+        if place.start != end or place.size > SMALL:
+            return False
+        end += place.size
+    return end <= 2 * _PACK and len({digest for digest, _ in places}) == len(places) <= _MOST
+
+
 def _filled(sizes: dict[Digest, int]) -> Iterator[list[Digest]]:
     filled: list[Digest] = []
     total = 0
     for digest, size in sizes.items():
-        if filled and total + size > _PACK:
+        if filled and (total + size > _PACK or len(filled) == _MOST):
             yield filled
             filled, total = [], 0
         filled.append(digest)

@@ -242,6 +242,7 @@ class S3Store:
                 with suppress(StoreError):
                     check_key(key)
                     found.append(key)
+            found = list(dict.fromkeys(found))
         except BucketError as error:
             if self._must_answer(prefix):
                 raise

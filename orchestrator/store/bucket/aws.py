@@ -33,6 +33,13 @@ def _loader() -> Any:
     return botocore.session.Session().get_component("data_loader")
 
 
+# bytes of an answer that says something; those with an object's bytes have a bound of their own
+ANSWER = 16 << 20
+_PIECE = 1 << 20
+# What botocore's parsers let through of what they stumble over.
+_ODD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError)
+
+
 @dataclass(frozen=True)
 class Timeouts:
     """Seconds: until a connection stands, and of silence on one."""
@@ -48,6 +55,7 @@ class Account:
         self.place = place
         self.timeouts = timeouts
         self._lock = threading.RLock()
+        self._pool: Any = None  # connections of its calls
         self._begin()
 
     def _begin(self) -> None:
@@ -87,6 +95,7 @@ class Account:
             signed = client.generate_presigned_url("get_object", Params={"Bucket": place.bucket, "Key": "k"})
         except (BotoCoreError, ValueError) as error:
             raise self._told(error) from None
+        client.meta.events.register("before-send.s3", self._bounded)
         self.base_url = signed.partition("?")[0].removesuffix("k")
         self._session, self._client, self._provider = session, client, provider
 
@@ -125,9 +134,20 @@ class Account:
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
 
+    def _bounded(self, request: Any, **_: Any) -> Any:
+        """Send what botocore's client would send, and read no more of the answer than it may have."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = self.transport()
+        request.stream_output = True
+        found = self._pool.send(request)
+        found._content = at_most(self.place, found, request.method, ANSWER)
+        return found
+
     def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
         """One call of boto3's client on the bucket. Raises BucketError; ``what`` is for its message."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         for last in (False, True):
             client, used = self._client, self.credentials()
@@ -140,6 +160,9 @@ class Account:
                 raise found from None
             except BotoCoreError as error:
                 raise self._told(error) from None
+            except (ResponseParserError, *_ODD) as error:
+                # an answer that its parser did not expect
+                raise garbled(self.place, f"it cannot be read ({type(error).__name__})") from error
             return dict(answer)
         raise AssertionError("unreachable")
 
@@ -203,3 +226,31 @@ def silence(place: Place, url: str, error: Exception) -> StoreError:
     found = unreachable(place, url, why)
     found.__cause__ = ConnectionError(why)
     return found
+
+
+def at_most(place: Place, answer: Any, method: str, most: int) -> bytes:
+    """The body of botocore's answer, which was not read yet. Raises Garbled where it is longer, and BotoCoreError."""
+    from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
+    from urllib3.exceptions import HTTPError
+    from urllib3.exceptions import ReadTimeoutError as Silence
+
+    promised = "" if method == "HEAD" else answer.headers.get("content-length", "")
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        if promised.isdigit() and int(promised) <= most:
+            return bytes(answer.raw.read())  # in one piece: it has no more than it promised
+        if not promised.isdigit():
+            for piece in answer.raw.stream(_PIECE):
+                size += len(piece)
+                if size > most:
+                    break
+                pieces.append(piece)
+            else:
+                return b"".join(pieces)
+        answer.raw.close()
+    except Silence as error:
+        raise ReadTimeoutError(endpoint_url=answer.url, error=error) from error
+    except (HTTPError, OSError) as error:
+        raise ConnectionClosedError(endpoint_url=answer.url, error=error) from error
+    raise garbled(place, f"more than {most} bytes where that cannot be")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.errors import StoreError
-from orchestrator.store.bucket.aws import Account, Timeouts
+from orchestrator.store.bucket.aws import ANSWER, Account, Timeouts
 from orchestrator.store.bucket.failures import BucketError, ServerFailed, UnknownUpload, Unreachable, garbled
 from orchestrator.store.bucket.place import Place
 from orchestrator.store.bucket.wire import Answer, Wire, is_error
@@ -23,6 +23,10 @@ from orchestrator.store.retry import Patience
 
 _NONCE, _HASH = "x-amz-meta-mirage-nonce", "x-amz-meta-mirage-sha256"
 _RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)")
+OBJECT = 64 << 20  # bytes; records, keys and the state of a collection are far smaller
+_LARGEST = 1 << 50  # bytes; what any make takes as one object is far smaller
+_TOKEN = 4096  # characters of what a server names the next page by
+_STALE_PAGES = 20  # pages without anything new
 _ONCE = Patience(tries=1)
 _SILENT = 30.0  # seconds for which a server that never answered is not waited for again
 _T = TypeVar("_T")
@@ -100,11 +104,11 @@ class Bucket:
         """A key as boto3's calls need it."""
         return self.place.prefix + key
 
-    def read(self, key: str) -> bytes | None:
-        """A small object's bytes, or None. What `create` made is checked against the hash that is kept with it."""
+    def read(self, key: str, most: int = OBJECT) -> bytes | None:
+        """A small object's bytes, at most so many, or None. What `create` made is checked against the hash kept with it."""
 
         def once() -> bytes | None:
-            answer = self.send("GET", key, f"read {key}", accept=(200, 404))
+            answer = self.send("GET", key, f"read {key}", accept=(200, 404), most=most)
             if answer.status == 404:
                 self._check_absent(answer, f"read {key}")
             else:
@@ -137,7 +141,7 @@ class Bucket:
             if answer.status != 200:  # such an answer has no body, so no reason: a GET has
                 self.send("GET", key, what, headers={"Range": "bytes=0-0"}, accept=(200, 206, 404))
                 raise garbled(self.place, f"status {answer.status} for {key}, which can be read")
-            if "etag" not in answer.headers or not answer.headers.get("content-length", "").isdigit():
+            if "etag" not in answer.headers or not is_size(answer.headers.get("content-length", "")):
                 raise garbled(self.place, f"{key} without its ETag and length")
             return answer
 
@@ -148,7 +152,14 @@ class Bucket:
 
         def once() -> tuple[bytes, int] | None:
             wanted = {"Range": f"bytes={start}-{start + length - 1}"}
-            answer = self.send("GET", key, f"read {key}", headers=wanted, accept=(200, 206, 404, 416))
+            answer = self.send(
+                "GET",
+                key,
+                f"read {key}",
+                headers=wanted,
+                accept=(200, 206, 404, 416),
+                most=max(length, ANSWER),
+            )
             if answer.status == 404:
                 self._check_absent(answer, f"read {key}")
                 return None
@@ -159,7 +170,11 @@ class Bucket:
                     raise garbled(self.place, f"no range of {key}")
                 return answer.body, len(answer.body)
             found = _RANGE.fullmatch(answer.headers.get("content-range", ""))
-            if found is None or len(answer.body) != min(length, int(found[1]) - start):
+            if (
+                found is None
+                or not is_size(found[1])
+                or len(answer.body) != min(length, int(found[1]) - start)
+            ):
                 raise garbled(self.place, f"another range of {key} than was asked for")
             return answer.body, int(found[1])
 
@@ -234,7 +249,8 @@ class Bucket:
             yield found.key, found.size
 
     def listed(self, prefix: str) -> Iterator[Listed]:
-        """The objects below a prefix, all pages of them, in the server's order."""
+        """The objects below a prefix, all pages of them, in the server's order, each once."""
+        pages, below = Pages(self.place, prefix), self.full(prefix)
         more: dict[str, str] = {}
         while True:
 
@@ -251,11 +267,18 @@ class Bucket:
             page = self.retried(once)
             now = _moment(page)
             for item in page.get("Contents", ()):
-                age = max(0.0, (now - item["LastModified"]).total_seconds())
-                yield Listed(str(item["Key"])[len(self.place.prefix) :], int(item["Size"]), age)
+                key = str(item["Key"])
+                if not key.startswith(below) or not pages.is_new(key):
+                    continue
+                if not is_size(str(item["Size"])):
+                    raise garbled(self.place, f"a listing of {prefix} with a size that cannot be")
+                yield Listed(
+                    key[len(self.place.prefix) :], int(item["Size"]), _age(now, item["LastModified"])
+                )
             if not page["IsTruncated"]:
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            more = {"ContinuationToken": str(page["NextContinuationToken"])}
+            pages.go_on(more["ContinuationToken"])
 
     def delete(self, keys: Iterable[str]) -> bool:
         """Delete objects; missing ones are fine. Gives whether each first request was answered.
@@ -278,6 +301,7 @@ class Bucket:
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
         """The multipart uploads below a prefix that were begun and not ended."""
+        pages = Pages(self.place, prefix)
         more: dict[str, str] = {}
         while True:
             page = self.call(
@@ -285,8 +309,8 @@ class Bucket:
             )
             for item in page.get("Uploads", ()):
                 key = str(item["Key"])
-                if key.startswith(self.full(prefix)):
-                    age = max(0.0, (_moment(page) - item["Initiated"]).total_seconds())
+                if key.startswith(self.full(prefix)) and pages.is_new(f"{key} {item['UploadId']}"):
+                    age = _age(_moment(page), item["Initiated"])
                     yield Upload(key[len(self.place.prefix) :], str(item["UploadId"]), age)
             if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
                 return
@@ -294,6 +318,7 @@ class Bucket:
                 "KeyMarker": page["NextKeyMarker"],
                 "UploadIdMarker": page.get("NextUploadIdMarker", ""),
             }
+            pages.go_on(" ".join(more.values()))
 
     def abort(self, key: str, upload: str) -> None:
         """End a multipart upload, and free what it took; unknown is fine."""
@@ -301,6 +326,50 @@ class Bucket:
             self.call("abort_multipart_upload", "abort an upload", Key=self.full(key), UploadId=upload)
         except UnknownUpload:
             return
+
+
+class Pages:
+    """A listing page by page, of a server that may not mean to end it."""
+
+    def __init__(self, place: Place, what: str) -> None:
+        self._place = place
+        self._what = what
+        self._last = ""
+        self._seen: set[str] = set()  # of the page before and of this one: what comes twice comes soon
+        self._now: set[str] = set()
+        self._tokens: set[str] = set()
+        self._stale = 0
+        self._grew = False
+
+    def is_new(self, key: str) -> bool:
+        """Whether this key was not among the last."""
+        if key in self._now or key in self._seen:
+            return False
+        self._now.add(key)
+        self._grew = self._grew or key > self._last
+        self._last = max(self._last, key)
+        return True
+
+    def go_on(self, token: str) -> None:
+        """Before the next page. Raises Garbled where it goes round in circles, or nowhere."""
+        self._stale = 0 if self._grew else self._stale + 1
+        if token in self._tokens or len(token) > _TOKEN or self._stale >= _STALE_PAGES:
+            raise garbled(self._place, f"a listing of {self._what} that does not come to an end")
+        self._tokens.add(token)
+        self._seen, self._now, self._grew = self._now, set(), False
+
+
+def is_size(text: str) -> bool:
+    """Whether this may be a number of bytes that one object has."""
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= _LARGEST
+
+
+def _age(now: datetime, then: object) -> float:
+    """Seconds since then; none for what is still to come."""
+    if not isinstance(then, datetime):
+        return 0.0
+    then = then if then.tzinfo is not None else then.replace(tzinfo=timezone.utc)
+    return max(0.0, (now - then).total_seconds())
 
 
 def proof(integrity: str, data: bytes | memoryview, digest: Digest) -> dict[str, str]:

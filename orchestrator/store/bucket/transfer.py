@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 from orchestrator.digest import Digest, hex_of, of_bytes, of_hasher
 from orchestrator.errors import StoreError
-from orchestrator.store.bucket.client import Bucket, proof, quietly
+from orchestrator.store.bucket.client import Bucket, Pages, proof, quietly
 from orchestrator.store.bucket.failures import BucketError, UnknownUpload
 
 WORKERS = 16
@@ -189,6 +189,7 @@ class LargeUpload:
     def _listed(self, upload: str) -> dict[int, str]:
         there: dict[int, str] = {}
         more: dict[str, Any] = {}
+        pages = Pages(self._bucket.place, "the parts of an upload")
         while True:
             page = self._bucket.call(
                 "list_parts",
@@ -200,7 +201,8 @@ class LargeUpload:
             there.update({int(each["PartNumber"]): str(each["ETag"]) for each in page.get("Parts", ())})
             if not page.get("IsTruncated"):
                 return there
-            more = {"PartNumberMarker": page["NextPartNumberMarker"]}
+            more = {"PartNumberMarker": int(page.get("NextPartNumberMarker") or 0)}
+            pages.go_on(str(more["PartNumberMarker"]))
 
     def _parts(
         self, upload: str, there: dict[int, str], book: IO[str], budget: Budget

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from orchestrator.digest import Digest, hex_of, of_bytes
-from orchestrator.store.bucket.aws import Account, silence
+from orchestrator.store.bucket.aws import ANSWER, Account, at_most, silence
 from orchestrator.store.bucket.failures import ExpiredCredentials, garbled, refusal
 
 _FIELD = re.compile(rb"<(Code|Message|Region)>([^<]*)</")
@@ -47,14 +47,16 @@ class Wire:
         body: bytes | memoryview = b"",
         sha256: Digest | None = None,
         accept: tuple[int, ...] = (200,),
+        most: int = ANSWER,
     ) -> Answer:
-        """Ask once. ``key`` is that of the object in the bucket, ``sha256`` the body's digest where it is known.
+        """Ask once. ``key`` is that of the object in the bucket, ``sha256`` the body's digest where it is known, ``most``
+        how many bytes an answer may have.
 
         An answer with another status than those in ``accept`` is raised as the BucketError that it means.
         """
         for last in (False, True):
             used = self.account.credentials()
-            answer = self._once(method, key, query, headers or {}, body, sha256 or of_bytes(body), used)
+            answer = self._once(method, key, query, headers or {}, body, sha256 or of_bytes(body), used, most)
             if answer.status in accept:
                 return answer
             told = _fields(answer.body)
@@ -79,6 +81,7 @@ class Wire:
         body: bytes | memoryview,
         sha256: Digest,
         credentials: Any,
+        most: int,
     ) -> Answer:
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
@@ -86,14 +89,14 @@ class Wire:
         account = self.account
         url = account.base_url + key + (f"?{query}" if query else "")
         request = AWSRequest(
-            method=method, url=url, headers=dict(headers), data=body or None, stream_output=method == "GET"
+            method=method, url=url, headers=dict(headers), data=body or None, stream_output=True
         )
         _signer(credentials, account.region, hex_of(sha256)).add_auth(request)
         if method == "PUT" and not body:
             request.headers["Content-Length"] = "0"
         try:
             found = self._transport.send(request.prepare())
-            whole: bytes = _whole(found.raw) if method == "GET" else found.content
+            whole = at_most(account.place, found, method, most)
         except BotoCoreError as error:
             raise silence(account.place, url, error) from ConnectionError(type(error).__name__)
         names = {name.lower(): str(value) for name, value in found.headers.items()}
@@ -102,19 +105,6 @@ class Wire:
             raise garbled(account.place, f"{len(whole)} bytes of {promised}")
         code = _fields(whole).get("Code", "") if found.status_code >= 300 else ""
         return Answer(found.status_code, names, whole, code)
-
-
-def _whole(raw: Any) -> bytes:
-    """A body in one piece of memory: botocore's own way is pieces of 64 KiB that it joins. Raises BotoCoreError."""
-    from botocore.exceptions import BotoCoreError, HTTPClientError
-    from botocore.response import StreamingBody
-
-    try:
-        return bytes(StreamingBody(raw, None).read())
-    except BotoCoreError:
-        raise
-    except Exception as error:  # as its session does it with whatever its transport raises
-        raise HTTPClientError(error=error) from error
 
 
 def is_error(body: bytes) -> bool:
