@@ -113,13 +113,6 @@ HOLES = (
         "https://github.com/containers/podman/releases/tag/v6.1.2",
     ),
     Hole(
-        "podman",
-        "CVE-2026-94603",
-        "an image that switches its container's fences off by an annotation",
-        ((6, 1, 3),),
-        "https://github.com/podman-container-tools/podman/security/advisories/GHSA-2cvf-wqm6-wr9g",
-    ),
-    Hole(
         "git",
         "CVE-2024-32002",
         "code that runs when a repository with submodules is cloned",
