@@ -363,7 +363,15 @@ def _what(
         container, "/", ((place[1:], data, 0o644), (one[1:], f"{here.requirement()}\n".encode(), 0o644))
     )
     unpack = (base.python.executable, "-I", "-c", _UNPACK, place)
-    return ("--require-hashes", "-r", one), shop.command(container, unpack, _STEADY).strip()
+    try:
+        return ("--require-hashes", "-r", one), shop.command(container, unpack, _STEADY).strip()
+    except ImageError as error:
+        raise LockError(
+            f"{package.name}=={package.version} has no usable wheels for {base.platform}, Python "
+            f"{base.python.version}, and its source distribution cannot be unpacked: "
+            f"{error.message.strip().splitlines()[-1].strip()}",
+            hint="lock a version that has a wheel, or a file that is whole",
+        ) from error
 
 
 def _check_no_secret(shop: Workshop, package: Pinned, data: bytes) -> None:
