@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +53,18 @@ def rootless() -> Iterator[RootlessEngine]:
         yield engine
 
 
+def give(place: Path) -> None:
+    """A folder to the user; of files that this machine's cache has too, copies."""
+    for top, names, others in os.walk(place):
+        for name in (".", *names, *others):
+            path = Path(top, name)
+            if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+                copy = path.with_name(f"{name}.copy")
+                shutil.copy2(path, copy)
+                copy.replace(path)
+            os.chown(path, UID, UID, follow_symlinks=False)
+
+
 def done(made: subprocess.CompletedProcess[str]) -> Any:
     assert made.returncode == 0, made.stderr + made.stdout
     return json.loads(made.stdout)
@@ -66,9 +79,7 @@ def test_a_user_builds_and_runs_on_an_engine_of_their_own(rootless: RootlessEngi
         own_base(project.store, project.folder)
         project.commit()
         (rootless.folder / "rows.csv").write_text("1,2,3")
-        for top, names, others in os.walk(place):
-            for name in (".", *names, *others):
-                os.chown(os.path.join(top, name), UID, UID, follow_symlinks=False)
+        give(place)
         # where the user's network namespace has this machine's loopback (slirp4netns)
         env = {**GIT, "UV_DEFAULT_INDEX": index.url.replace("127.0.0.1", "10.0.2.2"), "API_KEY": VALUE}
         env["NO_PROXY"] = env["no_proxy"] = "10.0.2.2"

@@ -66,7 +66,9 @@ def hangs(server: Server) -> Iterator[Callable[[object], None]]:
         with pytest.raises(Unreachable, match="does not answer") as told:
             yield stop
         assert began and time.monotonic() - began[0] < BOUND
-        assert told.value.exit_code == 7 and "silence on the connection" in told.value.message
+        # what cannot be sent ends as a connection that broke
+        assert told.value.exit_code == 7
+        assert told.value.message.endswith(("silence on the connection", "the connection broke"))
     finally:
         os.kill(server.pid, signal.SIGCONT)
 
@@ -89,15 +91,16 @@ def _kept(store: S3Store, count: int, size: int) -> list[Digest]:
 
 def test_in_the_middle_of_a_push(server: Server, bucket: str, tmp_path: Path) -> None:
     store = opened(server, bucket, tmp_path / "cache")
-    digests = _kept(store, 32, MIB)
+    digests = _kept(store, 192, MIB)
     with hangs(server) as stop:
         store.watcher = Watching(stop)
         store.create("refs/dataset/d/v1.json", b"names them")
     assert all(store.local.has(digest) for digest in digests)
-    assert store.waiting() == len(digests)
+    left = store.waiting()
+    assert 0 < left <= len(digests)
     store.close()
     again = opened(server, bucket, tmp_path / "cache")
-    assert again.waiting() == len(digests), "the next process goes on with it"
+    assert again.waiting() == left, "the next process goes on with it"
     assert again.read("refs/dataset/d/v1.json") is None, "visible before it was whole"
     assert again.create("refs/dataset/d/v1.json", b"names them")
     other = opened(server, bucket, tmp_path / "other")

@@ -120,7 +120,8 @@ def fetch(
         "/",
         (
             ("build/fetch.py", _FETCH.read_bytes(), 0o644),
-            ("build/fetch.json", json.dumps(told).encode(), 0o600),
+            # for whoever the commands of this builder run as (variation.py): no code of packages runs in it
+            ("build/fetch.json", json.dumps(told).encode(), 0o644),
         ),
     )
     with shop.downloads(container):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import ArtifactError
-from orchestrator.ports import Ahead
 from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
 from orchestrator.store.staging import LARGE, Place, Staged, remove, seal, staged_name
 
 if TYPE_CHECKING:
+    from orchestrator.ports import Ahead
     from orchestrator.store.helping import Helper
 
 # How many files of an intake wait for one sync: bounds memory, and what is lost with the process.
