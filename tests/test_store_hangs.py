@@ -21,6 +21,7 @@ from orchestrator.store.bucket.wire import Answer
 from orchestrator.store.retry import Patience
 from orchestrator.store.s3 import S3Store
 from tests import s3_tools
+from tests.run_tools import wait_for
 from tests.s3_tools import Server, credentials, environment, store_at
 from tests.store_tools import Heard, whole
 
@@ -61,6 +62,9 @@ def hangs(server: Server) -> Iterator[Callable[[object], None]]:
         if not began:
             began.append(time.monotonic())
             os.kill(server.pid, signal.SIGSTOP)
+            wait_for(
+                lambda: _stopped(server.pid), 10
+            )  # threads that are in the kernel stop when they leave it
 
     try:
         with pytest.raises(Unreachable, match="does not answer") as told:
@@ -71,6 +75,14 @@ def hangs(server: Server) -> Iterator[Callable[[object], None]]:
         assert told.value.message.endswith(("silence on the connection", "the connection broke"))
     finally:
         os.kill(server.pid, signal.SIGCONT)
+
+
+def _stopped(pid: int) -> bool:
+    """Whether every thread is (proc(5): the state comes after the name in brackets)."""
+    states = [
+        each.read_text().rpartition(")")[2].split()[0] for each in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
 
 
 class Watching(Heard):
