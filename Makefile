@@ -50,4 +50,4 @@ tools:
 
 test-tools:
 	@$(PYTHON) scripts/packages.py git mmdebstrap docker-registry graphviz iproute2 libfaketime e2fsprogs openssh-client openssl \
-		skopeo strace chromium docker-compose rootlesskit slirp4netns uidmap xfsprogs btrfs-progs
+		skopeo strace chromium docker-compose rootlesskit slirp4netns uidmap xfsprogs btrfs-progs fuse3

@@ -29,6 +29,7 @@ TOOLS = {
     "docker-registry": "the tests of bases from a registry",
     "e2fsprogs": "the tests of power cuts",
     "graphviz": "the tests of drawn lineages",
+    "fuse3": "the tests of stores on other file systems",
     "git": "reading a project's source",
     "iproute2": "the tests on other engines",
     "libfaketime": "the tests of builds at another time",
@@ -79,6 +80,7 @@ def missing(tool: str) -> list[str]:
         "docker-compose",
         "docker-registry",
         "e2fsprogs",
+        "fuse3",
         "graphviz",
         "iproute2",
         "openssh-client",
@@ -95,6 +97,7 @@ def missing(tool: str) -> list[str]:
         program_of = {
             "btrfs-progs": "mkfs.btrfs",
             "e2fsprogs": "mkfs.ext4",
+            "fuse3": "fusermount3",
             "graphviz": "dot",
             "iproute2": "ip",
             "openssh-client": "ssh-keygen",
