@@ -21,6 +21,21 @@ from tests.run_tools import wait_for
 REMAPPED = 231072
 
 
+def client(url: str, timeout: int) -> Any:
+    """An engine of a test, by its own library."""
+    return docker.APIClient(base_url=url, timeout=timeout, version="1.41")
+
+
+def answers(process: subprocess.Popen[bytes], api: Any, log: Path, end: int) -> bool:
+    """Whether a daemon answers yet; where it has ended, fails with the last ``end`` characters of its log."""
+    assert process.poll() is None, log.read_text()[-end:]
+    try:
+        api.ping()
+    except (docker.errors.DockerException, OSError):
+        return False
+    return True
+
+
 class SecondEngine:
     """A dockerd below one folder. It cannot touch the machine's engine: its bridge and rules are in no one's network."""
 
@@ -79,16 +94,11 @@ class SecondEngine:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "dockerd.log").read_text()[-2000:]
-        try:
-            self.api().ping()
-        except (docker.errors.DockerException, OSError):
-            return False
-        return True
+        return answers(self._process, self.api(), self.folder / "dockerd.log", 2000)
 
     def api(self) -> Any:
         """It, by its own library."""
-        return docker.APIClient(base_url=self.url, timeout=30, version="1.41")
+        return client(self.url, 30)
 
     def end(self, number: signal.Signals) -> None:
         """End the daemon by a signal, and wait until it is gone."""

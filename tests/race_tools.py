@@ -48,7 +48,7 @@ def races(root: Path, counts: Counts, *, publishers: int, rounds: int, readers: 
             assert each.exitcode == 0
     for harm in torn():
         counts.found("corrupt", harm)
-    _judge(root, counts, found, publishers, rounds)
+    judge(root, counts, [version for each in found for version in each], publishers, rounds)
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def _newest(store: FolderStore, names: Sequence[str]) -> list[ArtifactRef]:
     ]
 
 
-def _judge(root: Path, counts: Counts, found: list[list[str]], publishers: int, rounds: int) -> None:
-    won = [version for each in found for version in each]
+def judge(root: Path, counts: Counts, won: Sequence[str], publishers: int, rounds: int) -> None:
+    """The store after a race, and the versions that its publishers say they won: `expNNN` by round, `vN` each."""
     counts.trials += rounds
     for turn in range(rounds):
         winners = won.count(f"exp{turn:03}")

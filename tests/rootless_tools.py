@@ -16,9 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import docker
-
 from scripts.packages import SYSTEM_PATH
+from tests.engine_tools import answers, client
 from tests.run_tools import wait_for
 
 USER, UID, RANGE = "mirage-test", 31415, 3141592
@@ -141,16 +140,11 @@ class RootlessEngine:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "dockerd.log").read_text()[-4000:]
-        try:
-            self.api().ping()
-        except (docker.errors.DockerException, OSError):
-            return False
-        return True
+        return answers(self._process, self.api(), self.folder / "dockerd.log", 4000)
 
     def api(self) -> Any:
         """It, by its own library."""
-        return docker.APIClient(base_url=self.url, timeout=60, version="1.41")
+        return client(self.url, 60)
 
     def __enter__(self) -> RootlessEngine:
         try:

@@ -259,8 +259,8 @@ def _open(name: str, flags: int, folder: int, path: str) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
-class _told_of:
-    """Says in an ArtifactError which file it is about."""
+class _about:
+    """A context manager that knows which file it is about: a class, since there may be a million of them."""
 
     __slots__ = ("_path",)
 
@@ -269,6 +269,12 @@ class _told_of:
 
     def __enter__(self) -> None:
         pass
+
+
+class _told_of(_about):
+    """Says in an ArtifactError which file it is about."""
+
+    __slots__ = ()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -277,16 +283,10 @@ class _told_of:
             raise ArtifactError(f"{self._path!r}: {error.message}", hint=error.hint) from error
 
 
-class _taking:
+class _taking(_about):
     """What the workflow's files refuse is the artifact's fault; what this process lacks may pass."""
 
-    __slots__ = ("_path",)
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
+    __slots__ = ()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -271,8 +271,7 @@ def _built(
             more = () if last else _asked(shop, container, lock, base, env, backend, folder, where)
             if set(more) <= set(requires):
                 raise LockError(
-                    f"{package.name}=={package.version} has no usable wheels for {base.platform}, Python "
-                    f"{base.python.version}, and cannot be built from its source distribution there:\n"
+                    f"{_wheelless(package, base)}, and cannot be built from its source distribution there:\n"
                     f"{error.message.partition(chr(10))[2]}",
                     hint="lock a version that has a wheel, or take a base with what its build needs (a compiler, headers); "
                     "a build has no network and no login (docs/locks.md)",
@@ -367,11 +366,14 @@ def _what(
         return ("--require-hashes", "-r", one), shop.command(container, unpack, _STEADY).strip()
     except ImageError as error:
         raise LockError(
-            f"{package.name}=={package.version} has no usable wheels for {base.platform}, Python "
-            f"{base.python.version}, and its source distribution cannot be unpacked: "
+            f"{_wheelless(package, base)}, and its source distribution cannot be unpacked: "
             f"{error.message.strip().splitlines()[-1].strip()}",
             hint="lock a version that has a wheel, or a file that is whole",
         ) from error
+
+
+def _wheelless(package: Pinned, base: Base) -> str:
+    return f"{package.name}=={package.version} has no usable wheels for {base.platform}, Python {base.python.version}"
 
 
 def _check_no_secret(shop: Workshop, package: Pinned, data: bytes) -> None:
