@@ -233,6 +233,34 @@ def test_with_link_the_file_itself_becomes_the_blob(store: FolderStore, data: Pa
     assert not store.has(Digest(f"sha256:{kept.name}")), "a write to it is seen"
 
 
+def test_with_link_what_is_unchanged_is_not_read_again(store: FolderStore, data: Path) -> None:
+    (data / "script").write_text("#!/bin/sh\n")
+    (data / "script").chmod(0o755)
+    _rest()
+    assert _add(store, data, link=True) == "v1"
+    version, count = _read_during(store, data)
+    assert version == "v1" and count < LONG // 8, "its files' stamps are others now, which is known"
+    (data / "inner" / "more").write_text("more")
+    _rest()
+    version, count = _read_during(store, data)
+    assert version == "v2" and count < LONG // 8
+    # written to by force, and given the very time stamp of a blob again: that of the change itself tells
+    large = data / "large"
+    large.chmod(0o644)
+    with large.open("r+b") as sink:
+        sink.write(b"x")
+    os.utime(large, (1, 1))
+    large.chmod(0o444)
+    _rest()
+    assert _add(store, data) == "v3"
+
+
+def test_with_link_one_file_is_not_read_again(store: FolderStore, data: Path) -> None:
+    assert _add(store, data / "large", link=True, name="one") == "v1"
+    version, count = _read_during(store, data / "large", name="one")
+    assert version == "v1" and count < LONG // 8
+
+
 def test_with_link_what_changed_just_now_is_copied(
     store: FolderStore, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

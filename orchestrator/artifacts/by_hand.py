@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -13,9 +12,11 @@ from orchestrator import canonical
 from orchestrator.artifacts import taking, tree, unchanged
 from orchestrator.artifacts.stat_index import StatIndex
 from orchestrator.artifacts.version import Manifest, Version, publish, read_verified
-from orchestrator.digest import CHUNK, of_hasher
+from orchestrator.digest import of_bytes
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.ports import Store
+from orchestrator.store.disk import write_all
+from orchestrator.store.following import LARGE, copied
 from orchestrator.store.sessions import StoreBusy, writing
 
 
@@ -70,8 +71,9 @@ class _Memory:
 
     def save(self, before: unchanged.Look | None, made: Version) -> None:
         """Remember what was added."""
+        self.files.settle()
         self.files.save()
-        self._whole.save(self._store, before, unchanged.look(self._path), made)
+        self._whole.save(self._store, before, unchanged.look(self._path, self.files), made)
 
 
 def _manifest_of(
@@ -181,11 +183,14 @@ def copy_out(store: Store, found: Version, target: Path) -> None:
 
 def _copy(store: Store, entry: tree.TreeEntry, place: Path) -> None:
     assert entry.digest is not None
-    hasher = hashlib.sha256()
-    with store.open(entry.digest) as source, place.open("xb") as sink:
-        while piece := source.read(CHUNK):
-            hasher.update(piece)
-            sink.write(piece)
-    if of_hasher(hasher) != entry.digest:
+    with store.open(entry.digest) as source, place.open("xb+", buffering=0) as sink:
+        size = os.fstat(source.fileno()).st_size
+        if size < LARGE:
+            data = source.read(size + 1)
+            found = of_bytes(data)
+            write_all(sink.fileno(), data)
+        else:
+            found = copied(source.fileno(), sink.fileno(), size)
+    if found != entry.digest:
         raise StoreError(f"the store {store.location} holds damaged bytes for {entry.digest} ({entry.path})")
     place.chmod(0o755 if entry.executable else 0o644)

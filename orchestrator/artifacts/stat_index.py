@@ -4,6 +4,9 @@ One file for each folder or file that was added, in the machine's cache, never i
 while inode, size, mtime and ctime are what they were; ctime cannot be set back by hand. One that had changed less than
 two seconds before it was looked at is not kept: a further change could have the same time (git's racy rule,
 Documentation/technical/racy-git.txt). A program that goes on writing through mmap may change a file unseen.
+
+A file that became a blob where it lies (`--link`) carries the blobs' own time stamp from then on, which it was given after
+it was hashed and had not changed: who writes to it moves that stamp, however soon.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.digest import Digest, hex_of
 from orchestrator.store.disk import RACY
+from orchestrator.store.staging import BLOB_MTIME
 
 _SCHEMA = "mirage-stat/1"
 
@@ -37,9 +42,11 @@ class StatIndex:
         self._top = str(top)
         name = hashlib.sha256(os.fsencode(top)).hexdigest()[:32]
         self._file = cache / "stat" / f"{name}.json"
+        self._base = self._top if os.path.isdir(top) else os.path.dirname(self._top)
         self._began = time.time_ns()
         self._known: dict[str, list[int | str]] = {}
         self._seen: dict[str, list[int | str]] = {}
+        self._taken: dict[str, tuple[int, int, str]] = {}  # inode, size and digest of what was read now
         self._device = 0
         with suppress(OSError):
             self._device = os.stat(top).st_dev
@@ -64,8 +71,22 @@ class StatIndex:
 
     def keep(self, path: str, status: os.stat_result, digest: Digest) -> None:
         """Remember what a file was when it was opened, unless it had changed just then."""
+        self._taken[path] = status.st_ino, status.st_size, hex_of(digest)
         if max(status.st_mtime_ns, status.st_ctime_ns) < self._began - RACY:
             self._seen[path] = [*stamp_of(status), hex_of(digest)]
+
+    def settle(self) -> None:
+        """Once what was taken is in the store: know those files that are blobs now, whose stamps were set by that."""
+        for path, (inode, size, digest) in self._taken.items():
+            with suppress(OSError):
+                status = os.lstat(os.path.join(self._base, path))
+                if (status.st_ino, status.st_size) == (inode, size) and is_blob(status):
+                    self._seen[path] = [*stamp_of(status), digest]
+
+    def noted(self, path: str, status: os.stat_result) -> bool:
+        """Whether a file was noted now, with the stamp that it has."""
+        found = self._seen.get(path)
+        return found is not None and tuple(found[:4]) == stamp_of(status)
 
     def save(self) -> None:
         """Write down what was seen, whole; an index that cannot be written costs time only."""
@@ -73,6 +94,15 @@ class StatIndex:
             return
         data = {"schema": _SCHEMA, "top": self._top, "device": self._device, "files": self._seen}
         write_whole(self._file, json.dumps(data, separators=(",", ":")).encode())
+
+
+def is_blob(status: os.stat_result) -> bool:
+    """Whether a file has the time stamp and the mode of a store's blobs."""
+    return (
+        status.st_mtime_ns == BLOB_MTIME * 10**9
+        and stat.S_ISREG(status.st_mode)
+        and not status.st_mode & 0o222
+    )
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import time
 from contextlib import suppress
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from orchestrator.artifacts.stat_index import write_whole
+from orchestrator.artifacts.stat_index import StatIndex, write_whole
 from orchestrator.artifacts.version import Version, resolve
 from orchestrator.digest import of_bytes
 from orchestrator.errors import MirageError
@@ -30,35 +31,38 @@ _by_name = attrgetter("name")
 
 @dataclass(frozen=True)
 class Look:
-    """A folder as it is now: the sha256 of all names and stamps, and whether all of it was quiet before."""
+    """A folder as it is now: the sha256 of all names and stamps, and that of all but the stamps of its files."""
 
     fingerprint: str
-    quiet: bool
+    rest: str
+    known: bool  # whether each file is in the index, with the stamp that it has, and nothing else is young
 
 
-def look(folder: Path) -> Look | None:
+def look(folder: Path, files: StatIndex | None = None) -> Look | None:
     """Walk a folder; None where that cannot be done: whoever reads it then says why."""
-    began = time.time_ns()
-    walk = _Walk()
+    walk = _Walk(files, time.time_ns() - RACY)
     try:
         top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            walk.into(top)
+            walk.into(top, "")
         finally:
             os.close(top)
     except (OSError, RecursionError, OverflowError, struct.error):
         return None
-    return Look(of_bytes(b"".join(walk.parts)), walk.newest < began - RACY)
+    return Look(of_bytes(b"".join(walk.parts)), of_bytes(b"".join(walk.rest)), walk.known)
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, files: StatIndex | None, young: int) -> None:
         self.parts: list[bytes] = []
-        self.newest = 0
+        self.rest: list[bytes] = []
+        self.known = files is not None
+        self._files = files
+        self._young = young
 
-    def into(self, folder: int) -> None:
+    def into(self, folder: int, prefix: str) -> None:
         """All below an open directory: links and files by their stamps, directories by what is in them."""
-        parts, newest = self.parts, self.newest
+        parts, rest, files = self.parts, self.rest, self._files
         parts.append(b"/%d\n" % os.fstat(folder).st_dev)
         inner: list[str] = []
         with os.scandir(folder) as items:
@@ -68,23 +72,28 @@ class _Walk:
                     continue
                 status = item.stat(follow_symlinks=False)
                 mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
-                if ctime > newest:
-                    newest = ctime
-                if mtime > newest:
-                    newest = mtime
-                parts.append(os.fsencode(item.name) + b"\0")
-                parts.append(_pack(status.st_ino, status.st_size, mtime, ctime, status.st_mode))
-        self.newest = newest
-        for name in inner:
-            parts.append(b"//%b\0" % os.fsencode(name))
+                name = os.fsencode(item.name) + b"\0"
+                stamp = _pack(status.st_ino, status.st_size, mtime, ctime, status.st_mode)
+                parts += name, stamp
+                rest.append(name)
+                if not stat.S_ISREG(status.st_mode):
+                    rest.append(stamp)
+                    self.known = self.known and max(mtime, ctime) < self._young
+                elif files is not None and self.known:
+                    self.known = files.noted(prefix + item.name, status)
+        for below in inner:
+            name = b"//%b\0" % os.fsencode(below)
+            parts.append(name)
+            rest.append(name)
             descriptor = os.open(
-                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+                below, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
             )
             try:
-                self.into(descriptor)
+                self.into(descriptor, f"{prefix}{below}/")
             finally:
                 os.close(descriptor)
         parts.append(b"/.\n")
+        rest.append(b"/.\n")
 
 
 class Remembered:
@@ -111,12 +120,15 @@ class Remembered:
         return None
 
     def save(self, store: Store, before: Look | None, after: Look | None, made: Version) -> None:
-        """Note what was added, unless some of it changed meanwhile or just before (see stat_index.py)."""
-        if before is None or not before.quiet or before != after:
+        """Note what was added, unless some of it changed meanwhile, or just before (see stat_index.py).
+
+        The stamps of files that became blobs where they lie did change, which the index knows.
+        """
+        if before is None or after is None or not after.known or before.rest != after.rest:
             return
         item = {
             "schema": _SCHEMA,
-            "fingerprint": before.fingerprint,
+            "fingerprint": after.fingerprint,
             "doubt": doubt(store),
             "id": str(made.ref),
             "digest": made.digest,

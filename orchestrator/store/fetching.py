@@ -9,11 +9,13 @@ from contextlib import suppress
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.client import Bucket
-from orchestrator.store.bucket.transfer import RANGE, ahead, ranges
+from orchestrator.store.bucket.transfer import RANGE, ahead, pour
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.intake import FolderIntake
 from orchestrator.store.packs import LEAST, Packs
 
+# A large blob comes in extents of at most so many bytes, so many at once; the server has less to do for few long ones.
+_EXTENT, _STREAMS = 64 << 20, 4
 _AHEAD = 12  # ranges of RANGE bytes that are in memory at once while blobs are fetched
 
 
@@ -106,12 +108,26 @@ def _large(
     total: int,
     count: Callable[[int], object],
 ) -> None:
-    with local.writer() as writer:
-        for piece in ranges(bucket, blob_key(digest), first, total):
-            writer.write(piece)
-            count(len(piece))
-        if writer.digest() != digest:
-            raise _damaged(bucket, digest, writer.digest())
+    extent = min(_EXTENT, max(1, -(-total // (_STREAMS * 2 * RANGE))) * RANGE)
+    with local.scattered(total, extent) as (staged, writer), ThreadPoolExecutor(_STREAMS) as pool:
+
+        def one(start: int) -> None:
+            try:
+                end = min((start // extent + 1) * extent, total)
+                pour(bucket, blob_key(digest), start, end, total, staged.write_at)
+            except BaseException as error:
+                staged.fail(error)
+
+        staged.write_at(first, 0)
+        try:
+            for start in sorted({len(first), *range(extent, total, extent)}):
+                pool.submit(one, start)
+            found = staged.follow(count)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        if found != digest:
+            raise _damaged(bucket, digest, found)
         writer.commit()
 
 

@@ -22,7 +22,7 @@ from orchestrator.store.folder_objects import FolderObjects
 from orchestrator.store.intake import FolderIntake
 from orchestrator.store.keys import FORMAT, check_format
 from orchestrator.store.probing import probe
-from orchestrator.store.staging import BLOB_MTIME, Writer, seal, staged_name
+from orchestrator.store.staging import BLOB_MTIME, Scattered, Writer, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports_upkeep import Held
@@ -172,6 +172,16 @@ class FolderStore(FolderObjects):
             writer = Writer(self)
         try:
             yield writer
+        finally:
+            writer.discard()
+
+    @contextmanager
+    def scattered(self, size: int, extent: int) -> Iterator[tuple[Scattered, Writer]]:
+        """A blob of known size that threads write in extents, and the writer that commits it once it was followed."""
+        staged = Scattered(self, size, extent)
+        writer = Writer(self, staged)
+        try:
+            yield staged, writer
         finally:
             writer.discard()
 

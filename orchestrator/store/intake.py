@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import ArtifactError
+from orchestrator.store import following
 from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
 from orchestrator.store.staging import LARGE, Place, Staged, remove, seal, staged_name
 
@@ -58,7 +59,7 @@ class FolderIntake:
         if len(self._waiting) >= TOGETHER:
             self.flush()  # before this one: whoever added the last may still look at its times, which a flush sets
         found = ahead or self._linked_ahead(descriptor, size)
-        if found is None and size >= LARGE:
+        if found is None and size >= following.LARGE:
             return self._add_large(descriptor, size)
         return self._keep(found or self._copied(self._read(descriptor, size)))
 
@@ -141,9 +142,12 @@ class FolderIntake:
     def _add_large(self, descriptor: int, size: int) -> tuple[Digest, int]:
         staged = Staged(self._place)
         try:
-            for piece in _pieces(descriptor, size):
-                staged.write(piece)
-            digest = staged.digest()
+            if os.fstat(descriptor).st_blocks * 512 >= size:
+                digest = staged.copy(descriptor, size)
+            else:  # it has holes, which the copy shall have too
+                for piece in _pieces(descriptor, size):
+                    staged.write(piece)
+                digest = staged.digest()
             with told(self._what):
                 name = self._name_if_new(digest, staged.size)
                 if name is not None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.digest import CHUNK, Digest, of_hasher, sha256
 from orchestrator.store.disk import sync, told, write_all
+from orchestrator.store.following import NUDGE, Follower, copied, write_at
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 BLOB_MTIME = 1
 # From this size of a piece on, hashing in a second thread is worth the hand-over.
 LARGE = 256 << 10
-# How many bytes are written between two nudges to the kernel to begin putting them on disk.
-_NUDGE = 16 << 20
 _ZEROS = bytes(CHUNK)
 
 
@@ -69,7 +69,7 @@ class Staged:
         self._ends_in_hole = False
         self._mine = True
         with told(self._what):
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, piece: bytes) -> object:
         """Add bytes; whole pieces of zeros become holes."""
@@ -89,13 +89,19 @@ class Staged:
             else:
                 write_all(self._descriptor, piece)
             self.size += len(piece)
-            if self.size - self._nudged >= _NUDGE:
+            if self.size - self._nudged >= NUDGE:
                 # On dirty pages this begins the write-back, so that fsync finds little left to do.
                 os.posix_fadvise(
                     self._descriptor, self._nudged, self.size - self._nudged, os.POSIX_FADV_DONTNEED
                 )
                 self._nudged = self.size
         return None
+
+    def copy(self, source: int, size: int) -> Digest:
+        """All of it at once: the next bytes of an open file (following.copied)."""
+        self.size = size
+        with told(self._what):
+            return copied(source, self._descriptor, size)
 
     def digest(self) -> Digest:
         """The digest of what was written so far."""
@@ -132,12 +138,50 @@ class Staged:
             self._hashing = None
 
 
+class Scattered(Staged):
+    """One file of known size under `staging/`, written in extents by threads, and hashed behind them."""
+
+    def __init__(self, place: Place, size: int, extent: int) -> None:
+        super().__init__(place)
+        self.size = size
+        self._follower = Follower(self._descriptor, size, extent)
+        self._digest: Digest | None = None
+        try:
+            with told(self._what):
+                os.ftruncate(self._descriptor, size)
+        except BaseException:
+            self.discard()
+            raise
+
+    def write_at(self, piece: bytes, position: int) -> None:
+        """Go on with an extent; whole pieces of zeros stay holes. Raises what ended the work, where something did."""
+        if len(piece) != CHUNK or piece != _ZEROS:
+            with told(self._what):
+                write_at(self._descriptor, piece, position)
+        self._follower.came(position + len(piece))
+
+    def fail(self, error: BaseException) -> None:
+        """Let nobody wait for what will not come, or write on."""
+        self._follower.fail(error)
+
+    def follow(self, count: Callable[[int], object]) -> Digest:
+        """Hash it as it comes, to its end; ``count`` hears of what was hashed. Raises what failed."""
+        with told(self._what):
+            self._digest = self._follower.digest(count)
+        return self._digest
+
+    def digest(self) -> Digest:
+        """The digest of all of it, once it was followed."""
+        assert self._digest is not None, "not followed"
+        return self._digest
+
+
 class Writer:
     """A BlobWriter: one blob, durable at its commit."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, staged: Staged | None = None) -> None:
         self._place = place
-        self._staged = Staged(place)
+        self._staged = staged or Staged(place)
         self._done: tuple[Digest, int] | None = None
 
     def write(self, piece: bytes) -> object:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -230,27 +232,47 @@ def silence(place: Place, url: str, error: Exception) -> StoreError:
 
 def at_most(place: Place, answer: Any, method: str, most: int) -> bytes:
     """The body of botocore's answer, which was not read yet. Raises Garbled where it is longer, and BotoCoreError."""
+    promised = "" if method == "HEAD" else answer.headers.get("content-length", "")
+    if promised.isdigit() and int(promised) <= most:
+        with _reading(answer):
+            return bytes(answer.raw.read())  # in one piece: it has no more than it promised
+    if promised.isdigit():
+        answer.raw.close()
+        raise _too_long(place, most)
+    pieces: list[bytes] = []
+    pour(place, answer, most, pieces.append)
+    return b"".join(pieces)
+
+
+def pour(place: Place, answer: Any, most: int, write: Callable[[bytes], object]) -> int:
+    """Hand the body of botocore's answer on, piece by piece as it comes; gives its size. Raises as ``at_most``."""
+    size = 0
+    pieces = answer.raw.stream(_PIECE)
+    while True:
+        with _reading(answer):
+            piece = next(pieces, b"")
+        if not piece:
+            return size
+        size += len(piece)
+        if size > most:
+            answer.raw.close()
+            raise _too_long(place, most)
+        write(piece)
+
+
+def _too_long(place: Place, most: int) -> BucketError:
+    return garbled(place, f"more than {most} bytes where that cannot be")
+
+
+@contextmanager
+def _reading(answer: Any) -> Iterator[None]:
     from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
     from urllib3.exceptions import HTTPError
     from urllib3.exceptions import ReadTimeoutError as Silence
 
-    promised = "" if method == "HEAD" else answer.headers.get("content-length", "")
-    pieces: list[bytes] = []
-    size = 0
     try:
-        if promised.isdigit() and int(promised) <= most:
-            return bytes(answer.raw.read())  # in one piece: it has no more than it promised
-        if not promised.isdigit():
-            for piece in answer.raw.stream(_PIECE):
-                size += len(piece)
-                if size > most:
-                    break
-                pieces.append(piece)
-            else:
-                return b"".join(pieces)
-        answer.raw.close()
+        yield
     except Silence as error:
         raise ReadTimeoutError(endpoint_url=answer.url, error=error) from error
     except (HTTPError, OSError) as error:
         raise ConnectionClosedError(endpoint_url=answer.url, error=error) from error
-    raise garbled(place, f"more than {most} bytes where that cannot be")

@@ -1,4 +1,4 @@
-"""Many and large objects in parallel: bounded bytes in flight, parts that are taken up again, ranges in order."""
+"""Many and large objects in parallel: bounded bytes in flight, parts that are taken up again, ranges as they come."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO, Any, TypeVar
 from orchestrator.digest import Digest, hex_of, of_bytes, of_hasher
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.client import Bucket, Pages, proof, quietly
-from orchestrator.store.bucket.failures import BucketError, UnknownUpload
+from orchestrator.store.bucket.failures import BucketError, UnknownUpload, garbled
 
 WORKERS = 16
 IN_FLIGHT = 96 << 20  # bytes, in memory at once
@@ -98,25 +98,47 @@ def ahead(
             future.cancel()
 
 
-def ranges(bucket: Bucket, key: str, first: bytes, total: int) -> Iterator[bytes]:
-    """An object's bytes in order, of which ``first`` are here already; the rest comes in parallel."""
-    yield first
-    starts = iter(range(len(first), total, RANGE))
-    with ThreadPoolExecutor(8) as pool:
-        coming: deque[Future[tuple[bytes, int] | None]] = deque()
+def pour(
+    bucket: Bucket, key: str, start: int, end: int, total: int, write: Callable[[bytes, int], object]
+) -> None:
+    """Hand on the bytes of an object from ``start`` to before ``end``, each piece with its place, as they come.
+
+    Where the connection breaks, it goes on from there. Raises StoreError where the object has not ``total`` bytes.
+    """
+    at = start
+
+    def into(piece: bytes) -> None:
+        nonlocal at
+        write(piece, at)
+        at += len(piece)
+
+    def once() -> None:
+        nonlocal at
+        before = at
+        wanted = {"Range": f"bytes={at}-{end - 1}"}
         try:
-            while True:
-                while len(coming) < 8 and (start := next(starts, None)) is not None:
-                    coming.append(pool.submit(bucket.part, key, start, RANGE))
-                if not coming:
-                    return
-                found = coming.popleft().result()
-                if found is None or found[1] != total:
-                    raise StoreError(f"{key} changed in {bucket.place.uri} while it was read")
-                yield found[0]
-        finally:
-            for each in coming:
-                each.cancel()
+            answer = bucket.send(
+                "GET",
+                key,
+                f"read {key}",
+                headers=wanted,
+                accept=(200, 206, 404, 416),
+                most=end - at,
+                sink=into,
+            )
+        except BucketError as error:
+            if error.passing and at > before:
+                return
+            raise
+        part, _, whole = answer.headers.get("content-range", "").partition("/")
+        if answer.status in (404, 416) or whole not in ("", str(total)):
+            raise StoreError(f"{key} changed in {bucket.place.uri} while it was read")
+        if part != f"bytes {before}-{end - 1}" or not whole:
+            at = before
+            raise garbled(bucket.place, f"another range of {key} than was asked for")
+
+    while at < end:
+        bucket.retried(once)
 
 
 class LargeUpload:

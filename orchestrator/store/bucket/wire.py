@@ -7,13 +7,13 @@ Signing and connections are botocore's own; its client in between costs three ti
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from orchestrator.digest import Digest, hex_of, of_bytes
-from orchestrator.store.bucket.aws import ANSWER, Account, at_most, silence
+from orchestrator.store.bucket.aws import ANSWER, Account, at_most, pour, silence
 from orchestrator.store.bucket.failures import ExpiredCredentials, garbled, refusal
 
 _FIELD = re.compile(rb"<(Code|Message|Region)>([^<]*)</")
@@ -48,15 +48,18 @@ class Wire:
         sha256: Digest | None = None,
         accept: tuple[int, ...] = (200,),
         most: int = ANSWER,
+        sink: Callable[[bytes], object] | None = None,
     ) -> Answer:
         """Ask once. ``key`` is that of the object in the bucket, ``sha256`` the body's digest where it is known, ``most``
-        how many bytes an answer may have.
+        how many bytes an answer may have. ``sink`` takes the body of a part (206) as it comes; it is none of the answer's.
 
         An answer with another status than those in ``accept`` is raised as the BucketError that it means.
         """
         for last in (False, True):
             used = self.account.credentials()
-            answer = self._once(method, key, query, headers or {}, body, sha256 or of_bytes(body), used, most)
+            answer = self._once(
+                method, key, query, headers or {}, body, sha256 or of_bytes(body), used, most, sink
+            )
             if answer.status in accept:
                 return answer
             told = _fields(answer.body)
@@ -82,6 +85,7 @@ class Wire:
         sha256: Digest,
         credentials: Any,
         most: int,
+        sink: Callable[[bytes], object] | None,
     ) -> Answer:
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
@@ -96,13 +100,17 @@ class Wire:
             request.headers["Content-Length"] = "0"
         try:
             found = self._transport.send(request.prepare())
-            whole = at_most(account.place, found, method, most)
+            if sink is not None and found.status_code == 206:
+                whole, size = b"", pour(account.place, found, most, sink)
+            else:
+                whole = at_most(account.place, found, method, most)
+                size = len(whole)
         except BotoCoreError as error:
             raise silence(account.place, url, error) from ConnectionError(type(error).__name__)
         names = {name.lower(): str(value) for name, value in found.headers.items()}
         promised = names.get("content-length")
-        if method != "HEAD" and promised is not None and promised != str(len(whole)):
-            raise garbled(account.place, f"{len(whole)} bytes of {promised}")
+        if method != "HEAD" and promised is not None and promised != str(size):
+            raise garbled(account.place, f"{size} bytes of {promised}")
         code = _fields(whole).get("Code", "") if found.status_code >= 300 else ""
         return Answer(found.status_code, names, whole, code)
 

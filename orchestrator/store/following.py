@@ -1,0 +1,137 @@
+"""A file that some threads write and one hashes behind them: the longer of the two is what it costs, and next to no memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from orchestrator.digest import CHUNK, Digest, of_hasher, sha256
+from orchestrator.errors import ArtifactError
+
+# From this size on a second thread is worth its start.
+LARGE = 8 << 20
+# How many bytes are hashed between two nudges to the kernel to begin putting them on disk.
+NUDGE = 16 << 20
+
+
+class Follower:
+    """Hashes an open file from its begin to its end, as far as its extents have come.
+
+    An extent is ``extent`` bytes long, the last one shorter, and written from its begin on by one thread. The file must
+    be open for reading, and is not hashed before it was written: what is hashed are the bytes that it has.
+    """
+
+    def __init__(self, descriptor: int, size: int, extent: int) -> None:
+        self._descriptor = descriptor
+        self._size = size
+        self._extent = extent
+        self._ends: dict[int, int] = {}  # extent: to where it has come
+        self._failed: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def came(self, end: int) -> None:
+        """All of an extent is there up to this position. Raises what ended the work, where something did."""
+        with self._changed:
+            if self._failed is not None:
+                raise self._failed
+            self._ends[(end - 1) // self._extent] = end
+            self._changed.notify()
+
+    def fail(self, error: BaseException) -> None:
+        """Let nobody wait or write on; the first error is the one that is raised."""
+        with self._changed:
+            self._failed = self._failed or error
+            self._changed.notify()
+
+    def digest(self, count: Callable[[int], object] = lambda size: None) -> Digest:
+        """The whole file's digest, once all of it has come; ``count`` hears of what was hashed. Raises what failed."""
+        hasher, room, position, nudged = sha256(), memoryview(bytearray(CHUNK)), 0, 0
+        try:
+            while position < self._size:
+                there = self._wait(position)
+                while position < there:
+                    got = os.preadv(self._descriptor, [room[: there - position]], position)
+                    if not got:
+                        raise OSError(f"the file ended at {position} of {self._size} bytes")
+                    hasher.update(room[:got])
+                    position += got
+                    count(got)
+                    if position - nudged >= NUDGE:
+                        # On dirty pages this begins the write-back, so that fsync finds little left to do.
+                        os.posix_fadvise(self._descriptor, nudged, position - nudged, os.POSIX_FADV_DONTNEED)
+                        nudged = position
+        except BaseException as error:
+            self.fail(error)
+            raise
+        return of_hasher(hasher)
+
+    def _wait(self, position: int) -> int:
+        """To where the file is there from ``position`` on, at least one byte further."""
+        number = position // self._extent
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed or self._ends.get(number, 0) > position)
+            if self._failed is not None:
+                raise self._failed
+            return self._ends[number]
+
+
+def copied(source: int, target: int, size: int) -> Digest:
+    """Copy the next ``size`` bytes of one open file to another, empty one; gives the digest of what arrived.
+
+    The first one's position moves along. In the kernel, where it can: a file system that shares extents then copies
+    nothing. Raises ArtifactError where the source cannot be read, or has fewer bytes, and OSError where the target
+    cannot be written.
+    """
+    follower = Follower(target, size, max(size, 1))
+    thread = threading.Thread(target=_copy, args=(source, target, size, follower))
+    thread.start()
+    try:
+        return follower.digest()
+    finally:
+        thread.join()
+
+
+def _copy(source: int, target: int, size: int, follower: Follower) -> None:
+    position, room = 0, memoryview(b"")
+    try:
+        while position < size:
+            got = 0 if room else _in_kernel(source, target, min(NUDGE, size - position), position)
+            if not got:
+                room = room or memoryview(bytearray(CHUNK))
+                got = _by_hand(source, target, room[: size - position], position)
+            position += got
+            follower.came(position)
+    except BaseException as error:
+        follower.fail(error)
+
+
+def _in_kernel(source: int, target: int, size: int, position: int) -> int:
+    """How many bytes the kernel copied (copy_file_range(2)).
+
+    0 where it did not: between some file systems it cannot, and of all else reading and writing tell better.
+    """
+    try:
+        return os.copy_file_range(source, target, size, None, position)
+    except OSError:
+        return 0
+
+
+def _by_hand(source: int, target: int, room: memoryview, position: int) -> int:
+    try:
+        got = os.readv(source, [room])
+    except OSError as error:
+        raise ArtifactError(f"a file cannot be read: {error.strerror}") from error
+    if not got:
+        raise ArtifactError(
+            "a file became shorter while it was read", hint="finish writing before it is taken"
+        )
+    write_at(target, room[:got], position)
+    return got
+
+
+def write_at(descriptor: int, data: bytes | memoryview, position: int) -> None:
+    """Write every byte at a place of an open file. Raises OSError."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(descriptor, data[written:] if written else data, position + written)
