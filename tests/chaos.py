@@ -44,6 +44,8 @@ class Chaos(ThreadingHTTPServer):
         self.faults: tuple[str, ...] = FAULTS
         self.said: dict[str, str] = {}  # headers that answers have instead of the server's own
         self.canned: Callable[[_Handler], tuple[int, bytes] | None] = lambda _: None
+        # the fault that a request meets in any case
+        self.planted: Callable[[_Handler], str | None] = lambda _: None
         self.met: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self._random = random.Random(seed)
@@ -74,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...
 
     def _serve(self) -> None:
-        fault = self.server.fault(self.command)
+        fault = self.server.planted(self) or self.server.fault(self.command)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         canned = self.server.canned(self)
         if canned is not None:
@@ -115,7 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
             length = found.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
             self.send_header("Content-Length", length or "0")
             self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if fault == "truncate" else data)
+            self.wfile.write(data[: len(data) // 2] if fault in ("truncate", "half") else data)
+            self.close_connection = (
+                self.close_connection or fault == "half"
+            )  # with FIN: what was sent arrives
             if fault == "truncate":
                 self.wfile.flush()
                 self._reset()

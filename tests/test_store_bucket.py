@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,6 +247,57 @@ def test_a_large_upload_goes_on_where_another_process_died(
     with other.open(digest) as source:
         assert of_file(source) == digest
     assert list(store.bucket.uploads("blobs/")) == []
+
+
+def test_a_large_download_goes_on_where_the_network_broke(
+    store: S3Store, proxy: Chaos, seaweedfs: Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(70 * MIB))
+    with path.open("rb") as made:
+        digest = of_file(made)
+    store.put_file(path, digest=digest, link=False)
+    store.push_owed()
+    place = seaweedfs.place(store.bucket.place.bucket, store.bucket.place.prefix, proxy.endpoint)
+    other = store_at(place, tmp_path / "other", patience=Patience(tries=2))
+    asked: list[int] = []
+
+    def half(handler: Any) -> str | None:
+        """Half of what was asked for: an extent comes in ever smaller pieces."""
+        wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", handler.headers.get("Range", ""))
+        if wanted is None or "blobs" not in handler.path:
+            return None
+        asked.append(int(wanted[1]))
+        return "half" if wanted[1] != "0" and int(wanted[2]) - int(wanted[1]) >= 2 * MIB else None
+
+    proxy.planted = half
+    other.fetch([digest])
+    with other.open(digest) as source:
+        assert of_file(source) == digest
+    assert len(asked) > 20
+    assert len(set(asked)) == len(asked), "bytes that had come were asked for again"
+    other.close()
+
+
+def test_a_large_download_of_another_object_is_refused(
+    store: S3Store, seaweedfs: Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(20 * MIB))
+    with path.open("rb") as made:
+        digest = of_file(made)
+    store.put_file(path, digest=digest, link=False)
+    store.push_owed()
+    key = f"blobs/sha256/{digest[7:9]}/{digest[7:]}"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    store.bucket.call("put_object", "spoil it", Key=store.bucket.full(key), Body=bytes(data))
+    other = elsewhere(store, tmp_path)
+    with pytest.raises(StoreError, match="damaged"):
+        other.fetch([digest])
+    assert not other.local.has(digest)
+    with pytest.raises(StoreError, match="changed in"):
+        transfer.pour(store.bucket, key, 0, MIB, 21 * MIB, lambda piece, place: None)
 
 
 def test_an_upload_that_nobody_ends_is_swept_when_it_is_old(store: S3Store) -> None:

@@ -1,0 +1,174 @@
+"""Large files: written by some and hashed behind them, copied in the kernel or by hand, and taken up where a network broke."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from orchestrator.artifacts import by_hand
+from orchestrator.digest import of_bytes
+from orchestrator.errors import ArtifactError, StoreError
+from orchestrator.store import following
+from orchestrator.store.folder import FolderStore
+from tests.store_tools import REFUSED, check_store, collect, injected, mounted, needs_root, staged
+
+SIZE = following.LARGE + 12345
+EXTENT = 1 << 20
+
+
+@pytest.fixture
+def data() -> bytes:
+    return os.urandom(SIZE)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[int]:
+    descriptor = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore.open_at(tmp_path / "store")
+
+
+def test_extents_may_come_in_any_order(target: int, data: bytes) -> None:
+    follower = following.Follower(target, SIZE, EXTENT)
+    starts = [*range(0, SIZE, EXTENT)]
+
+    def write(mine: list[int]) -> None:
+        for start in mine:
+            end = min(start + EXTENT, SIZE)
+            for piece in range(start, end, 300_000):
+                until = min(piece + 300_000, end)
+                following.write_at(target, data[piece:until], piece)
+                follower.came(until)
+
+    threads = [threading.Thread(target=write, args=(starts[::-1][part::3],)) for part in range(3)]
+    for thread in threads:
+        thread.start()
+    heard: list[int] = []
+    assert follower.digest(heard.append) == of_bytes(data)
+    assert sum(heard) == SIZE
+    for thread in threads:
+        thread.join()
+
+
+def test_who_fails_ends_it_for_all(target: int, data: bytes) -> None:
+    follower = following.Follower(target, SIZE, EXTENT)
+    following.write_at(target, data[:EXTENT], 0)
+    follower.came(EXTENT)
+    threading.Timer(0.1, follower.fail, [StoreError("the network is gone")]).start()
+    with pytest.raises(StoreError, match="network is gone"):
+        follower.digest()
+    with pytest.raises(StoreError, match="network is gone"):
+        follower.came(2 * EXTENT)
+
+
+@pytest.mark.parametrize("kernel", ["all of it", "half of it", "nothing"])
+def test_a_copy_is_whole_whatever_the_kernel_can(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: int, data: bytes, kernel: str
+) -> None:
+    (tmp_path / "source").write_bytes(data)
+    real, calls = os.copy_file_range, 0
+
+    def copy(source: int, sink: int, size: int, *places: int | None) -> int:
+        nonlocal calls
+        calls += 1
+        if kernel == "nothing" or calls > 1:
+            raise OSError(18, "Invalid cross-device link")
+        return real(source, sink, size // 2, *places)
+
+    if kernel != "all of it":
+        monkeypatch.setattr(os, "copy_file_range", copy)
+    with (tmp_path / "source").open("rb", buffering=0) as source:
+        assert following.copied(source.fileno(), target, SIZE) == of_bytes(data)
+        assert source.tell() == SIZE, "progress is told by its position"
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_a_source_that_becomes_shorter_is_told(tmp_path: Path, target: int, data: bytes) -> None:
+    (tmp_path / "source").write_bytes(data)
+    with (
+        (tmp_path / "source").open("rb", buffering=0) as source,
+        pytest.raises(ArtifactError, match="shorter"),
+    ):
+        following.copied(source.fileno(), target, SIZE + 1)
+
+
+def test_a_large_file_is_added_and_copied_out(store: FolderStore, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "file").write_bytes(data)
+    made = by_hand.add(store, tmp_path / "file", kind="dataset", name="d", version=None)
+    assert check_store(Path(store.location)) == 3
+    by_hand.copy_out(store, made, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data
+    (kept,) = (
+        path
+        for path in (Path(store.location) / "blobs").rglob("*")
+        if path.is_file() and path.stat().st_size == SIZE
+    )
+    kept.chmod(0o644)
+    with kept.open("r+b") as sink:
+        sink.seek(SIZE - 1)
+        sink.write(bytes([data[-1] ^ 1]))
+    with pytest.raises(StoreError, match="damaged"):
+        by_hand.copy_out(store, made, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_holes_stay_holes(store: FolderStore, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with (tmp_path / "d" / "file").open("wb") as sink:
+        sink.seek(4 * SIZE)
+        sink.write(b"end")
+    (entry,) = collect(store, tmp_path / "d")
+    assert entry.digest is not None
+    assert store.blob_path(entry.digest).stat().st_blocks * 512 < SIZE
+
+
+@pytest.mark.parametrize("fault", ["copy_file_range:error=EIO:when=1", "preadv2:error=EIO:when=2"])
+def test_a_failing_disk_leaves_nothing_behind(
+    store: FolderStore, tmp_path: Path, data: bytes, fault: str
+) -> None:
+    needs_root()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "file").write_bytes(data)
+    end, met = injected(lambda: collect(store, tmp_path / "d"), fault, tmp_path / "trace")
+    assert met
+    if fault.startswith("preadv2"):
+        assert end == REFUSED
+        assert check_store(Path(store.location)) == 0
+    else:
+        assert end == 0, "what the kernel cannot copy is read and written"
+        assert check_store(Path(store.location)) == 1
+    assert staged(Path(store.location)) == []
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path, data: bytes) -> None:
+    needs_root()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "file").write_bytes(data)
+    with mounted(tmp_path / "small", "size=6m") as place:
+        small = FolderStore.open_at(place / "store")
+        with pytest.raises(StoreError, match="No space left"):
+            collect(small, tmp_path / "d")
+        assert staged(place / "store") == []
+
+
+def test_a_file_that_is_written_in_places_is_discarded_where_it_fails(
+    store: FolderStore, data: bytes
+) -> None:
+    with (
+        suppress(StoreError),
+        store.scattered(SIZE, EXTENT) as (file, _),
+    ):
+        file.write_at(data[:EXTENT], 0)
+        file.fail(StoreError("gone"))
+        file.follow(lambda size: None)
+    assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 0
