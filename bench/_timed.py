@@ -29,12 +29,25 @@ for line in sys.stdin:
 """
 
 
+_WARM = 5 << 30  # bytes; what a step writes, on both sides of a connection
+
+
 class Taken(NamedTuple):
     """What a command took: seconds, MiB of its largest process, seconds of CPU of all of them."""
 
     seconds: float
     memory: int
     cpu: float
+
+
+def settled() -> None:
+    """Give all programs the same machine: nothing dirty, and memory that it has.
+
+    A virtual machine may have to ask its host for memory page by page, and gives back what is free after some seconds:
+    who then writes 2 GiB first waits up to ten times as long as the next.
+    """
+    os.sync()
+    subprocess.run([sys.executable, "-SEc", f"bytearray({_WARM})"], check=True)
 
 
 class Starter:
@@ -57,8 +70,8 @@ class Starter:
         self._process.wait()
 
     def run(self, argv: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> Taken:
-        """Run a command to its end, after everything dirty has gone to the disk. SystemExit where it fails."""
-        os.sync()
+        """Run a command to its end, after ``settled``. SystemExit where it fails."""
+        settled()
         assert self._process.stdin is not None and self._process.stdout is not None
         asked = {
             "argv": [str(each) for each in argv],

@@ -2,8 +2,9 @@
 
 Two inputs: 10,000 files of 100 KiB in 100 folders, and one file of 2 GiB. The server is SeaweedFS on this machine, which
 shares its cores with the client. All programs take a step one after the other, in fresh folders, on fresh prefixes, with
-caches of their own; before each everything dirty goes to the disk. Seconds are those of whole commands, start included;
-memory is the peak of a command's largest process. Every pulled file is compared with what was added.
+caches of their own; before each everything dirty goes to the disk, and memory is taken and given back (_timed.settled).
+Seconds are those of whole commands, start included; memory is the peak of a command's largest process. Every pulled file
+is compared with what was added.
 
 Mirage's commands return when what they wrote would survive a power cut, and what they fetched is verified; the others
 neither sync nor, but for DVC's own hash of what is added, verify.
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench._timed import Starter, Taken
+from bench._timed import Starter, Taken, settled
 from tests.s3_tools import Server, credentials, seaweedfs
 from tests.validator_tools import python_with
 
@@ -165,7 +166,7 @@ class _Input:
         )
 
     def _floor(self, step: str, program: str, action: Callable[[], object]) -> None:
-        os.sync()
+        settled()
         began = time.perf_counter()
         action()
         self.taken.setdefault((step, program), []).append(Taken(time.perf_counter() - began, 0, 0))
