@@ -279,6 +279,26 @@ def test_a_large_download_goes_on_where_the_network_broke(
     other.close()
 
 
+def test_a_part_of_another_place_is_not_taken(store: S3Store, proxy: Chaos, seaweedfs: Server) -> None:
+    data = os.urandom(3 * MIB)
+    store.bucket.put("x", data, of_bytes(data), "payload")
+    place = seaweedfs.place(store.bucket.place.bucket, store.bucket.place.prefix, proxy.endpoint)
+    bucket = Bucket(place, patience=Patience(tries=2, first_wait=0.01))
+    taken: list[bytes] = []
+    for told, match in (
+        (f"bytes 0-{MIB - 1}/{3 * MIB}", "another range"),
+        ("", "another range"),
+        (f"bytes {MIB}-{2 * MIB - 1}/{4 * MIB}", "changed"),
+    ):
+        proxy.said["Content-Range"] = told
+        with pytest.raises(StoreError, match=match):
+            transfer.pour(bucket, "x", MIB, 2 * MIB, 3 * MIB, lambda piece, at: taken.append(piece))
+    assert taken == []
+    proxy.said.clear()
+    transfer.pour(bucket, "x", MIB, 2 * MIB, 3 * MIB, lambda piece, at: taken.append(piece))
+    assert b"".join(taken) == data[MIB : 2 * MIB]
+
+
 def test_a_large_download_of_another_object_is_refused(
     store: S3Store, seaweedfs: Server, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from orchestrator.digest import CHUNK, Digest, of_hasher, sha256
-from orchestrator.errors import ArtifactError
+from orchestrator.errors import ArtifactError, StoreError
 
 # From this size on a second thread is worth its start.
 LARGE = 8 << 20
@@ -19,7 +19,7 @@ class Follower:
     """Hashes an open file from its begin to its end, as far as its extents have come.
 
     An extent is ``extent`` bytes long, the last one shorter, and written from its begin on by one thread. The file must
-    be open for reading, and is not hashed before it was written: what is hashed are the bytes that it has.
+    be open for reading: what is hashed are the bytes that it has.
     """
 
     def __init__(self, descriptor: int, size: int, extent: int) -> None:
@@ -31,10 +31,11 @@ class Follower:
         self._changed = threading.Condition()
 
     def came(self, end: int) -> None:
-        """All of an extent is there up to this position. Raises what ended the work, where something did."""
+        """All of an extent is there up to this position. Raises StoreError where something else has ended the work."""
         with self._changed:
             if self._failed is not None:
-                raise self._failed
+                # not the error itself: nobody shall try again what failed elsewhere
+                raise StoreError("another part of the file failed") from self._failed
             self._ends[(end - 1) // self._extent] = end
             self._changed.notify()
 

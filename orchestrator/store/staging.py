@@ -154,7 +154,7 @@ class Scattered(Staged):
             raise
 
     def write_at(self, piece: bytes, position: int) -> None:
-        """Go on with an extent; whole pieces of zeros stay holes. Raises what ended the work, where something did."""
+        """Go on with an extent; whole pieces of zeros stay holes. Raises StoreError where another's end ended this."""
         if len(piece) != CHUNK or piece != _ZEROS:
             with told(self._what):
                 write_at(self._descriptor, piece, position)

@@ -240,24 +240,31 @@ def at_most(place: Place, answer: Any, method: str, most: int) -> bytes:
         answer.raw.close()
         raise _too_long(place, most)
     pieces: list[bytes] = []
-    pour(place, answer, most, pieces.append)
+    pour(place, answer, most, lambda: pieces.append)
     return b"".join(pieces)
 
 
-def pour(place: Place, answer: Any, most: int, write: Callable[[bytes], object]) -> int:
-    """Hand the body of botocore's answer on, piece by piece as it comes; gives its size. Raises as ``at_most``."""
+def pour(place: Place, answer: Any, most: int, begin: Callable[[], Callable[[bytes], object]]) -> int:
+    """Hand the body of botocore's answer on, piece by piece as it comes, to what ``begin`` gives; gives its size.
+
+    Raises as ``at_most``, and whatever those raise; its connection is not used again then.
+    """
     size = 0
     pieces = answer.raw.stream(_PIECE)
-    while True:
-        with _reading(answer):
-            piece = next(pieces, b"")
-        if not piece:
-            return size
-        size += len(piece)
-        if size > most:
-            answer.raw.close()
-            raise _too_long(place, most)
-        write(piece)
+    try:
+        write = begin()
+        while True:
+            with _reading(answer):
+                piece = next(pieces, b"")
+            if not piece:
+                return size
+            size += len(piece)
+            if size > most:
+                raise _too_long(place, most)
+            write(piece)
+    except BaseException:
+        answer.raw.close()
+        raise
 
 
 def _too_long(place: Place, most: int) -> BucketError:

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,38 +107,41 @@ def pour(
     """
     at = start
 
+    def begin(headers: Mapping[str, str]) -> Callable[[bytes], None]:
+        part, _, whole = headers.get("content-range", "").partition("/")
+        if whole not in ("", str(total)):
+            raise _changed(bucket, key)
+        if part != f"bytes {at}-{end - 1}" or not whole:
+            raise garbled(bucket.place, f"another range of {key} than was asked for")
+        return into
+
     def into(piece: bytes) -> None:
         nonlocal at
         write(piece, at)
         at += len(piece)
 
     def once() -> None:
-        nonlocal at
-        before = at
+        before, what = at, f"read {key}"
         wanted = {"Range": f"bytes={at}-{end - 1}"}
         try:
             answer = bucket.send(
-                "GET",
-                key,
-                f"read {key}",
-                headers=wanted,
-                accept=(200, 206, 404, 416),
-                most=end - at,
-                sink=into,
+                "GET", key, what, headers=wanted, accept=(200, 206, 404, 416), most=end - at, sink=begin
             )
         except BucketError as error:
             if error.passing and at > before:
                 return
             raise
-        part, _, whole = answer.headers.get("content-range", "").partition("/")
-        if answer.status in (404, 416) or whole not in ("", str(total)):
-            raise StoreError(f"{key} changed in {bucket.place.uri} while it was read")
-        if part != f"bytes {before}-{end - 1}" or not whole:
-            at = before
-            raise garbled(bucket.place, f"another range of {key} than was asked for")
+        if answer.status == 200:
+            raise garbled(bucket.place, f"no range of {key}")
+        if answer.status != 206:
+            raise _changed(bucket, key)
 
     while at < end:
         bucket.retried(once)
+
+
+def _changed(bucket: Bucket, key: str) -> StoreError:
+    return StoreError(f"{key} changed in {bucket.place.uri} while it was read")
 
 
 class LargeUpload:

@@ -16,6 +16,7 @@ from orchestrator.digest import Digest, hex_of, of_bytes
 from orchestrator.store.bucket.aws import ANSWER, Account, at_most, pour, silence
 from orchestrator.store.bucket.failures import ExpiredCredentials, garbled, refusal
 
+Sink = Callable[[Mapping[str, str]], Callable[[bytes], object]]
 _FIELD = re.compile(rb"<(Code|Message|Region)>([^<]*)</")
 
 
@@ -48,10 +49,11 @@ class Wire:
         sha256: Digest | None = None,
         accept: tuple[int, ...] = (200,),
         most: int = ANSWER,
-        sink: Callable[[bytes], object] | None = None,
+        sink: Sink | None = None,
     ) -> Answer:
         """Ask once. ``key`` is that of the object in the bucket, ``sha256`` the body's digest where it is known, ``most``
-        how many bytes an answer may have. ``sink`` takes the body of a part (206) as it comes; it is none of the answer's.
+        how many bytes an answer may have. ``sink`` is told the headers of a part (206) and gives what takes its body as it
+        comes, of which the answer then has nothing.
 
         An answer with another status than those in ``accept`` is raised as the BucketError that it means.
         """
@@ -85,7 +87,7 @@ class Wire:
         sha256: Digest,
         credentials: Any,
         most: int,
-        sink: Callable[[bytes], object] | None,
+        sink: Sink | None,
     ) -> Answer:
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
@@ -100,14 +102,14 @@ class Wire:
             request.headers["Content-Length"] = "0"
         try:
             found = self._transport.send(request.prepare())
+            names = {name.lower(): str(value) for name, value in found.headers.items()}
             if sink is not None and found.status_code == 206:
-                whole, size = b"", pour(account.place, found, most, sink)
+                whole, size = b"", pour(account.place, found, most, lambda: sink(names))
             else:
                 whole = at_most(account.place, found, method, most)
                 size = len(whole)
         except BotoCoreError as error:
             raise silence(account.place, url, error) from ConnectionError(type(error).__name__)
-        names = {name.lower(): str(value) for name, value in found.headers.items()}
         promised = names.get("content-length")
         if method != "HEAD" and promised is not None and promised != str(size):
             raise garbled(account.place, f"{size} bytes of {promised}")
