@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifacts import by_hand
 from orchestrator.checks import stores
 from orchestrator.errors import StoreError
 from orchestrator.store import promises
 from orchestrator.store.folder import FolderStore
+from orchestrator.store.following import LARGE
 from orchestrator.store.promises import FolderPromises
 from orchestrator.store.staging import staged_name
 from tests.figures import Counted
@@ -69,6 +71,31 @@ def test_the_probe_tells_what_it_promises(place: tuple[str, Path], backend: Back
     if found.problem is None:
         (told,) = stores.examine(store)
         assert f"on {kind}: creates once by link(2), also raced" in told.text
+
+
+def test_large_files_are_shared_with_the_store_where_the_file_system_can(
+    place: tuple[str, Path], backend: Backend, tmp_path: Path
+) -> None:
+    size = 4 * LARGE
+    (tmp_path / "file").write_bytes(os.urandom(size))
+    store = FolderStore.open_at(backend.root)
+    before = _used(tmp_path)
+    made = by_hand.add(store, tmp_path / "file", kind="dataset", name="large", version=None)
+    by_hand.copy_out(store, made, tmp_path / "out")
+    if place[0] in ("xfs", "btrfs"):
+        assert _used(tmp_path) - before < size // 4
+    with (tmp_path / "out").open("r+b") as sink:
+        sink.write(b"mine")
+    assert (tmp_path / "file").read_bytes()[4:] == (tmp_path / "out").read_bytes()[4:]
+    by_hand.copy_out(store, made, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes(), "each is a copy of its own"
+
+
+def _used(folder: Path) -> int:
+    """Bytes that are used on its file system."""
+    os.sync()
+    found = os.statvfs(folder)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 def test_many_race_for_names(backend: Backend, counted: Counted) -> None:
