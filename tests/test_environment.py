@@ -13,6 +13,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -520,6 +521,15 @@ def test_a_builder_at_work_and_those_of_other_machines_are_left_alone(
         for container in (others, ended):
             with suppress(EngineError):
                 engine().remove(container)
+
+
+def test_of_some_who_remove_one_container_none_fails() -> None:
+    for _ in range(8):
+        container = engine().create(ContainerSpec(image=python_base().tag, argv=("sleep", "60")))
+        engine().start(container)
+        with ThreadPoolExecutor(4) as pool:
+            assert [*pool.map(lambda _, which=container: engine().remove(which), range(4))] == [None] * 4
+        assert engine().inspect(container) is None
 
 
 def test_of_two_processes_one_builds_and_the_other_waits_and_takes_its_layer(

@@ -36,6 +36,8 @@ from orchestrator.ports import Reporter
 _ANSWER = 120
 # Seconds for a sign of life.
 _SIGN = 5
+# Seconds for which a container is waited for that somebody else removes: its files may be many.
+_REMOVAL = 60.0
 
 
 class DockerEngine:
@@ -262,9 +264,22 @@ class DockerEngine:
                 raise
 
     def remove(self, container: str) -> None:
-        """Remove a container whatever its state; missing is fine."""
+        """Remove a container whatever its state; missing is fine, and so is somebody else who is at it."""
         with suppress(_Missing), _told("remove the container"):
-            self._api.remove_container(container, force=True, v=True)
+            try:
+                self._api.remove_container(container, force=True, v=True)
+            except docker.errors.APIError as error:
+                if "already in progress" not in _reason(error):
+                    raise
+                self._gone(container)
+
+    def _gone(self, container: str) -> None:
+        """Wait until a container is gone that somebody else removes; after _REMOVAL seconds try it once more."""
+        end = time.monotonic() + _REMOVAL
+        while time.monotonic() < end:
+            self._api.inspect_container(container)
+            time.sleep(0.05)
+        self._api.remove_container(container, force=True, v=True)
 
     def find(self, label: str) -> tuple[ContainerState, ...]:
         """The containers that carry the label ``name`` or ``name=value``."""
