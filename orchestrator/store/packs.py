@@ -11,13 +11,14 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import NamedTuple
 
 from orchestrator.digest import Digest, hex_of, of_bytes, of_hasher, sha256
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
 from orchestrator.store.bucket.client import Bucket
-from orchestrator.store.bucket.transfer import Budget, ahead, in_parallel
+from orchestrator.store.bucket.transfer import ahead, in_parallel
 from orchestrator.store.remembered import Remembered
 
 SMALL = 1 << 20  # larger blobs are objects of their own
@@ -115,31 +116,48 @@ class Packs:
             self._places.update(found)
 
     def push(
-        self, sizes: dict[Digest, int], read: Callable[[Digest], bytes], integrity: str, budget: Budget
+        self,
+        sizes: dict[Digest, int],
+        fill: Callable[[Digest, memoryview], object],
+        integrity: str,
+        count: Callable[[int], object] = lambda size: None,
     ) -> None:
-        """Pack blobs in the order in which they come; ``read`` gives their verified bytes."""
+        """Pack blobs in the order in which they come. ``fill`` writes a blob's verified bytes to the room that it is given;
+        ``count`` hears of the bytes of each pack that is there.
+        """
+        rooms: SimpleQueue[memoryview] = SimpleQueue()
+        for _ in range(_AT_ONCE):
+            # Its pages are used again, and given back in the end: what a thread allocates and frees stays with it.
+            rooms.put(memoryview(mmap.mmap(-1, min(sum(sizes.values()), _PACK + SMALL) or 1)))
 
         def put(digests: list[Digest]) -> None:
-            size = sum(sizes[digest] for digest in digests)
-            with budget.taken(size):
-                self._put(((digest, read(digest)) for digest in digests), size, integrity)
+            room = rooms.get()
+            try:
+                self._put([(digest, sizes[digest]) for digest in digests], fill, room, integrity)
+            finally:
+                rooms.put(room)
+            count(sum(sizes[digest] for digest in digests))
 
         in_parallel(put, _filled(sizes), _AT_ONCE)
 
-    def _put(self, blobs: Iterable[tuple[Digest, bytes]], size: int, integrity: str) -> str:
-        """One pack of so many bytes, and after it its index; gives its key."""
+    def _put(
+        self,
+        blobs: Sequence[tuple[Digest, int]],
+        fill: Callable[[Digest, memoryview], object],
+        room: memoryview,
+        integrity: str,
+    ) -> str:
+        """One pack, put together in ``room``, and after it its index; gives its key."""
         lines, start, hasher = [_HEAD], 0, sha256()
-        # Its pages are given back with it; what a thread allocates and frees stays with that thread.
-        whole = memoryview(mmap.mmap(-1, max(1, size)))
-        for digest, data in blobs:
-            hasher.update(data)
-            whole[start : start + len(data)] = data
-            lines.append(f"{hex_of(digest)} {start} {len(data)}\n".encode())
-            start += len(data)
+        for digest, size in blobs:
+            place = room[start : start + size]
+            fill(digest, place)
+            hasher.update(place)
+            lines.append(f"{hex_of(digest)} {start} {size}\n".encode())
+            start += size
         name, index = of_hasher(hasher), b"".join(lines)
         key = TOP + hex_of(name)
-        self._bucket.put(key, whole[:start], name, integrity)
-        del whole
+        self._bucket.put(key, room[:start], name, integrity)
         self._bucket.put(f"{key}.idx", index, of_bytes(index), integrity)
         self._take(key, index)
         return key
@@ -217,13 +235,15 @@ class Packs:
             found = self._bucket.part(pack, 0, end) if end else (b"", 0)
             if found is None:
                 return True  # somebody else was quicker
-            data = found[0]
-            # As they are: whoever reads them verifies them, and damaged bytes may be all that there is.
-            made = self._put(
-                ((digest, data[place.start : place.start + place.size]) for digest, place in staying),
-                sum(place.size for _, place in staying),
-                integrity,
-            )
+            data, places_of = memoryview(found[0]), dict(staying)
+
+            def fill(digest: Digest, room: memoryview) -> None:
+                # As they are: whoever reads them verifies them, and damaged bytes may be all that there is.
+                room[:] = data[places_of[digest].start :][: len(room)]
+
+            sizes = [(digest, place.size) for digest, place in staying]
+            room = memoryview(bytearray(sum(size for _, size in sizes)))
+            made = self._put(sizes, fill, room, integrity)
             if made == pack:  # only empty blobs went: its bytes are the same, its index is not
                 self._kept.remove(f"{pack}.idx")
                 return True

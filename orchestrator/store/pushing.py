@@ -63,8 +63,7 @@ class Pusher:
     ) -> None:
         large = [digest for digest in absent if sizes[digest] > SINGLE]
         small = packable({digest: sizes[digest] for digest in absent})
-        self._packs.push(small, self._whole, integrity, budget)
-        count(sum(small.values()))
+        self._packs.push(small, self._fill, integrity, count)
 
         def put(digest: Digest) -> None:
             with budget.taken(sizes[digest]):
@@ -85,11 +84,18 @@ class Pusher:
         path = self._local.blob_path(digest)
         data = path.read_bytes()
         if of_bytes(data) != digest:
-            raise StoreError(
-                f"{path} is damaged: its bytes hash to {of_bytes(data)}",
-                hint="remove that file, and publish the artifact again",
-            )
+            raise _damaged(path, of_bytes(data))
         return data
+
+    def _fill(self, digest: Digest, room: memoryview) -> None:
+        """Write the bytes of this machine's copy to memory of their size. Raises StoreError where they are damaged."""
+        path = self._local.blob_path(digest)
+        with path.open("rb", buffering=0) as source:
+            size = 0
+            while size < len(room) and (got := source.readinto(room[size:])):
+                size += got
+        if of_bytes(room) != digest:
+            raise _damaged(path, of_bytes(room[:size]))
 
     def _absent(self, sizes: dict[Digest, int]) -> list[Digest]:
         """Those that the bucket does not have in their full size."""
@@ -114,3 +120,10 @@ class Pusher:
 
             in_parallel(ask, left)
         return [digest for digest, size in left.items() if listed.get(blob_key(digest)) != size]
+
+
+def _damaged(path: Path, found: Digest) -> StoreError:
+    return StoreError(
+        f"{path} is damaged: its bytes hash to {found}",
+        hint="remove that file, and publish the artifact again",
+    )
