@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import by_hand
+from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.digest import of_bytes
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.store import following
@@ -107,7 +107,7 @@ def test_a_large_file_is_added_and_copied_out(store: FolderStore, tmp_path: Path
     (tmp_path / "file").write_bytes(data)
     made = by_hand.add(store, tmp_path / "file", kind="dataset", name="d", version=None)
     assert check_store(Path(store.location)) == 3
-    by_hand.copy_out(store, made, tmp_path / "out")
+    copying_out.copy_out(store, made, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == data
     (kept,) = (
         path
@@ -119,7 +119,7 @@ def test_a_large_file_is_added_and_copied_out(store: FolderStore, tmp_path: Path
         sink.seek(SIZE - 1)
         sink.write(bytes([data[-1] ^ 1]))
     with pytest.raises(StoreError, match="damaged"):
-        by_hand.copy_out(store, made, tmp_path / "again")
+        copying_out.copy_out(store, made, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.artifacts import by_hand
+from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.artifacts.version import resolve
 from orchestrator.digest import of_bytes, of_file
 from orchestrator.errors import StoreError
@@ -158,7 +158,7 @@ def test_an_artifact_is_copied_out_after_one_fetch(
         return part(self, key, start, length)
 
     monkeypatch.setattr(Bucket, "part", count)
-    by_hand.copy_out(other, resolve(other, "dataset:d:v1"), tmp_path / "back")
+    copying_out.copy_out(other, resolve(other, "dataset:d:v1"), tmp_path / "back")
     assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == {
         path.name: path.read_bytes() for path in source.iterdir()
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import by_hand
+from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.checks import stores
 from orchestrator.errors import StoreError
 from orchestrator.store import promises
@@ -81,13 +81,13 @@ def test_large_files_are_shared_with_the_store_where_the_file_system_can(
     store = FolderStore.open_at(backend.root)
     before = _used(tmp_path)
     made = by_hand.add(store, tmp_path / "file", kind="dataset", name="large", version=None)
-    by_hand.copy_out(store, made, tmp_path / "out")
+    copying_out.copy_out(store, made, tmp_path / "out")
     if place[0] in ("xfs", "btrfs"):
         assert _used(tmp_path) - before < size // 4
     with (tmp_path / "out").open("r+b") as sink:
         sink.write(b"mine")
     assert (tmp_path / "file").read_bytes()[4:] == (tmp_path / "out").read_bytes()[4:]
-    by_hand.copy_out(store, made, tmp_path / "again")
+    copying_out.copy_out(store, made, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes(), "each is a copy of its own"
 
 

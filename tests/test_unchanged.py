@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import by_hand, stat_index, tombstone, unchanged
+from orchestrator.artifacts import by_hand, copying_out, stat_index, tombstone, unchanged
 from orchestrator.artifacts.version import resolve
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ArtifactError, StoreError
@@ -153,7 +153,7 @@ def test_publishing_again_mends_what_was_found_damaged(
     path = blob(Path(store.location), of_bytes(b"small"))
     path.unlink()
     with pytest.raises(StoreError):
-        by_hand.copy_out(store, resolve(store, "dataset:data:v1"), tmp_path / "out")
+        copying_out.copy_out(store, resolve(store, "dataset:data:v1"), tmp_path / "out")
     assert _add(store, data) == "v1"
     assert path.exists()
     stamp = path.stat()

@@ -1,9 +1,8 @@
-"""Artifacts without a run: a file or folder of this machine becomes one, and one is copied out."""
+"""Artifacts without a run: a file or folder of this machine becomes one."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,9 @@ from pathlib import Path
 from orchestrator import canonical
 from orchestrator.artifacts import taking, tree, unchanged
 from orchestrator.artifacts.stat_index import StatIndex
-from orchestrator.artifacts.version import Manifest, Version, publish, read_verified
-from orchestrator.digest import of_bytes
-from orchestrator.errors import ArtifactError, StoreError
+from orchestrator.artifacts.version import Manifest, Version, publish
+from orchestrator.errors import ArtifactError
 from orchestrator.ports import Store
-from orchestrator.store.disk import write_all
-from orchestrator.store.following import LARGE, copied
 from orchestrator.store.sessions import StoreBusy, writing
 
 
@@ -134,63 +130,3 @@ def _file(store: Store, path: Path, memory: _Memory | None, link: bool) -> tree.
         if memory is not None:
             memory.files.keep(name, status, digest)
     return tree.TreeEntry(name, "f", bool(status.st_mode & 0o111), status.st_size, digest)
-
-
-def default_target(found: Version) -> Path:
-    """Where an artifact goes that nobody gave a place: its file's own name, in this folder, and never a hidden one.
-
-    The name is the workflow's: `.git/hooks/pre-commit` or `.bashrc` would be run by somebody else later.
-    """
-    name = os.path.basename(found.manifest.entry or "")
-    if not name or name.startswith(".") or not name.isprintable():
-        name = f"{found.ref.name}-{found.ref.version}"
-    return Path(name)
-
-
-def copy_out(store: Store, found: Version, target: Path) -> None:
-    """Copy an artifact's files to ``target``, which must not exist: the caller's own, writable, every byte verified.
-
-    A single file keeps its name only through ``target``'s. Raises StoreError where the store's bytes are damaged;
-    ``target`` is then not there.
-    """
-    if os.path.lexists(target):
-        raise ArtifactError(f"{target} exists already", hint="name another place with -o")
-    entries = tree.parse(read_verified(store, found.manifest.tree))
-    files = {entry.path for entry in entries if entry.kind == "f"}
-    if found.manifest.entry is not None and found.manifest.entry not in files:
-        raise StoreError(f"{found.ref} names the file {found.manifest.entry!r}, which it does not have")
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    try:
-        part.mkdir(parents=True)
-        store.fetch(
-            entry.digest for entry in entries if entry.digest is not None
-        )  # all at once, not one by one
-        for entry in entries:
-            place = part / entry.path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if entry.kind == "d":
-                place.mkdir(exist_ok=True)
-            elif entry.kind == "l":
-                place.symlink_to(entry.target)
-            else:
-                _copy(store, entry, place)
-        (part if found.manifest.entry is None else part / found.manifest.entry).rename(target)
-    except OSError as error:
-        raise ArtifactError(f"{found.ref} cannot be copied to {target}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _copy(store: Store, entry: tree.TreeEntry, place: Path) -> None:
-    assert entry.digest is not None
-    with store.open(entry.digest) as source, place.open("xb+", buffering=0) as sink:
-        size = os.fstat(source.fileno()).st_size
-        if size < LARGE:
-            data = source.read(size + 1)
-            found = of_bytes(data)
-            write_all(sink.fileno(), data)
-        else:
-            found = copied(source.fileno(), sink.fileno(), size)
-    if found != entry.digest:
-        raise StoreError(f"the store {store.location} holds damaged bytes for {entry.digest} ({entry.path})")
-    place.chmod(0o755 if entry.executable else 0o644)

@@ -170,12 +170,12 @@ def add(path: Path, target: str, description: str, link: bool, as_json: bool) ->
 @_JSON
 def get(id: str, output: Path | None, as_json: bool) -> None:
     """Copy an artifact's files out of the store, verified; never over something that exists."""
-    from orchestrator.artifacts import by_hand, version
+    from orchestrator.artifacts import copying_out, version
 
     store = Workplace.here().store
     found = version.resolve(store, id)
-    target = output or by_hand.default_target(found)
-    by_hand.copy_out(store, found, target)
+    target = output or copying_out.default_target(found)
+    copying_out.copy_out(store, found, target)
     if as_json:
         print_json({**_json(found), "path": str(target)})
     else:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import by_hand
+from orchestrator.artifacts import copying_out
 from orchestrator.canonical import encode
 from orchestrator.exports.subject import Subject
 from orchestrator.questions.diff import leaves
@@ -96,7 +96,7 @@ def _run(experiment: Path, address: str, run: Subject, *, data: bool) -> None:
                 entry = made.manifest.entry
                 target = target / entry if entry else target
                 target.parent.mkdir(parents=True, exist_ok=True)
-                by_hand.copy_out(run.store, made, target)
+                copying_out.copy_out(run.store, made, target)
 
 
 def _tags(run: Subject) -> Iterator[tuple[str, Any]]:

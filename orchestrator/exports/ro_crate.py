@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator import canonical
-from orchestrator.artifacts import by_hand, tree
+from orchestrator.artifacts import copying_out, tree
 from orchestrator.artifacts.version import read_verified
 from orchestrator.canonical import Json
 from orchestrator.digest import hex_of, of_bytes
@@ -146,7 +146,7 @@ class _Crate:
         entry = made.manifest.entry
         target = self._folder / place / entry if entry else self._folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        by_hand.copy_out(self._run.store, made, target)
+        copying_out.copy_out(self._run.store, made, target)
         files = [
             each
             for each in tree.parse(read_verified(self._run.store, made.manifest.tree))
