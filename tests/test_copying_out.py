@@ -16,6 +16,7 @@ from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.artifacts.version import Version
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.store.folder import FolderStore
+from orchestrator.store.following import LARGE
 from tests.store_tools import mounted, needs_root
 
 _FILES = 300
@@ -36,7 +37,7 @@ def source(tmp_path: Path) -> Path:
         path.write_bytes(b"%d" % number * 5000)
     (top / "0" / "in" / "000").chmod(0o755)
     (top / "0" / "empty").touch()
-    (top / "large").write_bytes(os.urandom(copying_out.LARGE + 1))
+    (top / "large").write_bytes(os.urandom(LARGE + 1))
     (top / "link").symlink_to("0/in/007")
     (top / "nothing").mkdir()
     return top

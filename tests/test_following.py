@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -167,9 +167,94 @@ def test_a_file_that_is_written_in_places_is_discarded_where_it_fails(
 ) -> None:
     with (
         suppress(StoreError),
-        store.scattered(SIZE, EXTENT) as (file, _),
+        store.scattered(of_bytes(data), SIZE, EXTENT) as (file, _),
     ):
         file.write_at(data[:EXTENT], 0)
         file.fail(StoreError("gone"))
         file.follow(lambda size: None)
     assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 0
+
+
+def _begun(store: FolderStore, data: bytes, *places: tuple[int, int]) -> None:
+    """What a process leaves that could not go on after it had written these places."""
+    with store.scattered(of_bytes(data), SIZE, EXTENT) as (file, _):
+        for start, end in places:
+            file.write_at(data[start:end], start)
+        file.spare()
+
+
+def _gone_on(store: FolderStore, data: bytes, wanted: list[tuple[int, int]] | None) -> bool:
+    """Write what is missing, which is what was ``wanted``; whether it was whole and is a blob now."""
+    digest = of_bytes(data)
+    with store.scattered(digest, SIZE, EXTENT) as (file, writer):
+        missing = list(file.missing())
+        assert wanted is None or missing == wanted
+        for start, end in missing:
+            file.write_at(data[start:end], start)
+        whole = file.follow(lambda size: None) == digest
+        if whole:
+            writer.commit()
+    return whole
+
+
+_EXTENTS = [(start, min(start + EXTENT, SIZE)) for start in range(0, SIZE, EXTENT)]
+
+
+def test_a_file_that_is_written_in_places_is_gone_on_with(store: FolderStore, data: bytes) -> None:
+    _begun(store, data, _EXTENTS[0], _EXTENTS[2], _EXTENTS[-1])
+    assert staged(Path(store.location)) == [f"{of_bytes(data)[7:]}.part"]
+    assert not store.has(of_bytes(data))
+    assert _gone_on(store, data, [_EXTENTS[1], *_EXTENTS[3:-1]])
+    assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 1
+
+
+def test_of_two_at_once_one_goes_on_and_both_succeed(store: FolderStore, data: bytes) -> None:
+    _begun(store, data, _EXTENTS[0])
+    with store.scattered(of_bytes(data), SIZE, EXTENT) as (first, _):
+        assert first.resumed
+        assert _gone_on(store, data, _EXTENTS)
+        assert list(first.missing()) == _EXTENTS[1:]
+    assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 1
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda part: os.truncate(part, SIZE + 40),
+        lambda part: os.truncate(part, 0),
+        lambda part: following.write_at(part, b"another format..", SIZE),
+        lambda part: following.write_at(part, (2 * EXTENT).to_bytes(8, "little"), SIZE + 16),
+        lambda part: following.write_at(part, b"\xff" * 8, SIZE + 24),
+        lambda part: os.fchmod(part, 0o666),
+        lambda part: os.fchown(part, 12345, 12345),
+    ],
+    ids=["cut", "empty", "format", "extents", "beyond", "open to others", "of another user"],
+)
+def test_what_is_no_part_of_ours_is_not_gone_on_with(
+    store: FolderStore, data: bytes, harm: Callable[[int], object]
+) -> None:
+    needs_root()
+    _begun(store, data, _EXTENTS[0])
+    part = os.open(Path(store.location) / "staging" / f"{of_bytes(data)[7:]}.part", os.O_RDWR)
+    harm(part)
+    os.close(part)
+    harmed = os.listdir(Path(store.location) / "staging")
+    assert _gone_on(store, data, _EXTENTS)
+    assert check_store(Path(store.location)) == 1
+    assert set(staged(Path(store.location))) <= set(harmed)
+
+
+def test_a_link_in_the_place_of_a_part_is_not_followed(
+    store: FolderStore, data: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "else").write_bytes(b"mine")
+    (Path(store.location) / "staging" / f"{of_bytes(data)[7:]}.part").symlink_to(tmp_path / "else")
+    assert _gone_on(store, data, _EXTENTS)
+    assert (tmp_path / "else").read_bytes() == b"mine"
+
+
+def test_a_part_that_nobody_goes_on_with_is_swept(store: FolderStore, data: bytes) -> None:
+    _begun(store, data, _EXTENTS[0])
+    assert store.sweep(3600.0, pretend=False) == (0, 0)
+    assert store.sweep(-60.0, pretend=False)[0] == 1
+    assert staged(Path(store.location)) == []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
+import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ import pytest
 
 from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.artifacts.version import resolve
-from orchestrator.digest import of_bytes, of_file
+from orchestrator.digest import Digest, of_bytes, of_file
 from orchestrator.errors import StoreError
 from orchestrator.settings import S3Settings
 from orchestrator.store import pushing as backend
@@ -39,10 +44,13 @@ from orchestrator.store.retry import Patience
 from orchestrator.store.s3 import S3Store
 from tests.chaos import FAULTS, Chaos, chaos, error_body, upstream
 from tests.figures import Counted
+from tests.run_tools import wait_for
 from tests.s3_tools import KEY, QUICK, SECRET, Server, credentials, environment, shared_bucket, store_at
 from tests.s3_work import BUCKETS, NAMES, one_winner, survive
+from tests.store_tools import staged
 
 MIB = 1 << 20
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -277,6 +285,91 @@ def test_a_large_download_goes_on_where_the_network_broke(
     assert len(asked) > 20
     assert len(set(asked)) == len(asked), "bytes that had come were asked for again"
     other.close()
+
+
+@pytest.mark.parametrize("cause", ["killed", "interrupted", "refused"])
+def test_a_large_download_goes_on_where_another_process_died(
+    store: S3Store, proxy: Chaos, seaweedfs: Server, tmp_path: Path, cause: str
+) -> None:
+    """It is killed (SIGKILL), stopped (SIGINT), or told to come later, after 40 of 70 MiB."""
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(70 * MIB))
+    with path.open("rb") as made:
+        digest = of_file(made)
+    store.put_file(path, digest=digest, link=False)
+    store.push_owed()
+    place = seaweedfs.place(store.bucket.place.bucket, store.bucket.place.prefix, proxy.endpoint)
+    part, later = tmp_path / "other", threading.Event()
+
+    def stall(handler: Any) -> tuple[int, bytes] | None:
+        """The first three extents of 12 MiB are given; of the others nothing is heard until ``later``."""
+        wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", handler.headers.get("Range", ""))
+        if wanted is None or "blobs" not in handler.path or int(wanted[1]) < 36 * MIB:
+            return None
+        later.wait(60)
+        return 503, error_body("SlowDown")
+
+    proxy.canned = stall
+    code = (
+        "import json, sys\nfrom pathlib import Path\nfrom tests.s3_tools import Patience, store_at\n"
+        "from orchestrator.store.bucket.failures import Throttled\nfrom orchestrator.store.bucket.place import Place\n"
+        "place = Place(**json.loads(sys.argv[1]))\n"
+        "try: store_at(place, Path(sys.argv[2]), patience=Patience(tries=1)).fetch([sys.argv[3]])\n"
+        "except Throttled: sys.exit(5)\nexcept KeyboardInterrupt: sys.exit(6)\n"
+    )
+    words = [sys.executable, "-c", code, json.dumps(asdict(place)), str(part), digest]
+    with subprocess.Popen(words, cwd=ROOT) as child:
+        wait_for(lambda: _noted(part, digest) == 36 * MIB)
+        if cause != "refused":
+            child.send_signal(signal.SIGKILL if cause == "killed" else signal.SIGINT)
+        later.set()
+    assert child.returncode == {"killed": -9, "interrupted": 6, "refused": 5}[cause]
+    asked: list[int] = []
+
+    def count(handler: Any) -> None:
+        wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", handler.headers.get("Range", ""))
+        if wanted is not None and "blobs" in handler.path:
+            asked.append(int(wanted[2]) + 1 - int(wanted[1]))
+
+    proxy.canned = count
+    again = store_at(place, tmp_path / "other")
+    again.fetch([digest])
+    with again.open(digest) as source:
+        assert of_file(source) == digest
+    # the first piece is asked for to learn the size
+    assert sum(asked) == (70 - 36 + 4) * MIB
+    assert staged(again.local.blob_path(digest).parents[3]) == []
+    again.close()
+
+
+def _noted(folder: Path, digest: Digest) -> int:
+    """How many bytes are noted as there of a blob of 70 MiB in extents of 12 MiB."""
+    for part in folder.rglob(f"{digest[7:]}.part"):
+        notes = part.read_bytes()[70 * MIB + 24 :]
+        ends = [end for (end,) in struct.iter_unpack("<Q", notes)]
+        return sum(end - number * 12 * MIB for number, end in enumerate(ends) if end)
+    return 0
+
+
+def test_what_was_left_of_a_download_is_not_believed(
+    store: S3Store, seaweedfs: Server, tmp_path: Path
+) -> None:
+    """What is noted may not have come to the disk before the power went: then all of it comes once more."""
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(20 * MIB))
+    with path.open("rb") as made:
+        digest = of_file(made)
+    store.put_file(path, digest=digest, link=False)
+    store.push_owed()
+    other = elsewhere(store, tmp_path)
+    with other.local.scattered(digest, 20 * MIB, 4 * MIB) as (file, _):
+        file.write_at(b"not what was there" * 100, 0)
+        file.write_at(os.urandom(4 * MIB), 4 * MIB)
+        file.spare()
+    other.fetch([digest])
+    with other.open(digest) as source:
+        assert of_file(source) == digest
+    assert staged(other.local.blob_path(digest).parents[3]) == []
 
 
 def test_a_part_of_another_place_is_not_taken(store: S3Store, proxy: Chaos, seaweedfs: Server) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from orchestrator.digest import Digest, hex_of, of_bytes, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store.bucket.client import Bucket
+from orchestrator.store.bucket.failures import BucketError
 from orchestrator.store.bucket.transfer import RANGE, ahead, pour
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.intake import FolderIntake
 from orchestrator.store.packs import LEAST, Packs
+
+if TYPE_CHECKING:
+    from orchestrator.store.scattered import Scattered
 
 # A large blob comes in extents of at most so many bytes, so many at once; the server has less to do for few long ones.
 _EXTENT, _STREAMS = 64 << 20, 4
@@ -108,27 +113,45 @@ def _large(
     total: int,
     count: Callable[[int], object],
 ) -> None:
+    """Fetch a blob in streams; where it comes to an end before its time, another process goes on with what came."""
     extent = min(_EXTENT, max(1, -(-total // (_STREAMS * 2 * RANGE))) * RANGE)
-    with local.scattered(total, extent) as (staged, writer), ThreadPoolExecutor(_STREAMS) as pool:
+    while True:
+        with local.scattered(digest, total, extent) as (staged, writer):
+            found = _streamed(bucket, blob_key(digest), staged, first, count)
+            if found == digest:
+                writer.commit()
+                return
+            if not staged.resumed:
+                raise _damaged(bucket, digest, found)
+            # what was left of it may not have been on the disk yet when the power went: all of it once more
 
-        def one(start: int) -> None:
-            try:
-                end = min((start // extent + 1) * extent, total)
-                pour(bucket, blob_key(digest), start, end, total, staged.write_at)
-            except BaseException as error:
-                staged.fail(error)
 
-        staged.write_at(first, 0)
+def _streamed(
+    bucket: Bucket, key: str, staged: Scattered, first: bytes, count: Callable[[int], object]
+) -> Digest:
+    """All that is missing of an object, which begins with ``first``; gives the digest of the whole."""
+
+    def one(start: int, end: int) -> None:
         try:
-            for start in sorted({len(first), *range(extent, total, extent)}):
-                pool.submit(one, start)
-            found = staged.follow(count)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        if found != digest:
-            raise _damaged(bucket, digest, found)
-        writer.commit()
+            pour(bucket, key, start, end, staged.size, staged.write_at)
+        except BaseException as error:
+            staged.fail(error)
+
+    try:
+        with ThreadPoolExecutor(_STREAMS) as pool:
+            if not staged.resumed:
+                staged.write_at(first, 0)
+            for start, end in staged.missing():
+                pool.submit(one, start, end)
+            try:
+                return staged.follow(count)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except BaseException as error:
+        if isinstance(error, BucketError) or not isinstance(error, Exception):
+            staged.spare()
+        raise
 
 
 def _damaged(bucket: Bucket, digest: Digest, found: Digest) -> StoreError:

@@ -22,10 +22,11 @@ from orchestrator.store.folder_objects import FolderObjects
 from orchestrator.store.intake import FolderIntake
 from orchestrator.store.keys import FORMAT, check_format
 from orchestrator.store.probing import probe
-from orchestrator.store.staging import BLOB_MTIME, Scattered, Writer, seal, staged_name
+from orchestrator.store.staging import BLOB_MTIME, Writer, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports_upkeep import Held
+    from orchestrator.store.scattered import Scattered
 
 _EMPTY = Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # of no bytes
 # What a dead process left under `staging/` goes after this many seconds; a living one is never that slow.
@@ -176,9 +177,11 @@ class FolderStore(FolderObjects):
             writer.discard()
 
     @contextmanager
-    def scattered(self, size: int, extent: int) -> Iterator[tuple[Scattered, Writer]]:
+    def scattered(self, digest: Digest, size: int, extent: int) -> Iterator[tuple[Scattered, Writer]]:
         """A blob of known size that threads write in extents, and the writer that commits it once it was followed."""
-        staged = Scattered(self, size, extent)
+        from orchestrator.store.scattered import Scattered
+
+        staged = Scattered(self, digest, size, extent)
         writer = Writer(self, staged)
         try:
             yield staged, writer

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.digest import CHUNK, Digest, of_hasher, sha256
 from orchestrator.store.disk import sync, told, write_all
-from orchestrator.store.following import NUDGE, Follower, copied, write_at
+from orchestrator.store.following import NUDGE, copied
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,7 +46,8 @@ class Place(Staging, Protocol):
         """Whether the blob is there and may be trusted."""
 
 
-STAGED = re.compile(r"[0-9]+-[0-9a-f]{16}(\.[12])?")  # the names that are given there
+# The names that are given there; the second one is that of a blob that another process may go on with.
+STAGED = re.compile(r"[0-9]+-[0-9a-f]{16}(\.[12])?|[0-9a-f]{64}\.part")
 
 
 def staged_name(place: Staging) -> str:
@@ -59,7 +59,6 @@ class Staged:
     """One file under `staging/`; what goes in is hashed, in a second thread where the pieces are large."""
 
     def __init__(self, place: Place) -> None:
-        self.path = staged_name(place)
         self.size = 0
         self._what = f"write to the store {place.location}"
         self._hasher = sha256()
@@ -69,7 +68,11 @@ class Staged:
         self._ends_in_hole = False
         self._mine = True
         with told(self._what):
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self.path, self._descriptor = self._opened(place)
+
+    def _opened(self, place: Place) -> tuple[str, int]:
+        path = staged_name(place)
+        return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, piece: bytes) -> object:
         """Add bytes; whole pieces of zeros become holes."""
@@ -127,53 +130,15 @@ class Staged:
             self._helper.shutdown()
             self._helper = None
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
             if self._mine:
                 remove(self.path)
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _settle(self) -> None:
         if self._hashing is not None:
             self._hashing.result()
             self._hashing = None
-
-
-class Scattered(Staged):
-    """One file of known size under `staging/`, written in extents by threads, and hashed behind them."""
-
-    def __init__(self, place: Place, size: int, extent: int) -> None:
-        super().__init__(place)
-        self.size = size
-        self._follower = Follower(self._descriptor, size, extent)
-        self._digest: Digest | None = None
-        try:
-            with told(self._what):
-                os.ftruncate(self._descriptor, size)
-        except BaseException:
-            self.discard()
-            raise
-
-    def write_at(self, piece: bytes, position: int) -> None:
-        """Go on with an extent; whole pieces of zeros stay holes. Raises StoreError where another's end ended this."""
-        if len(piece) != CHUNK or piece != _ZEROS:
-            with told(self._what):
-                write_at(self._descriptor, piece, position)
-        self._follower.came(position + len(piece))
-
-    def fail(self, error: BaseException) -> None:
-        """Let nobody wait for what will not come, or write on."""
-        self._follower.fail(error)
-
-    def follow(self, count: Callable[[int], object]) -> Digest:
-        """Hash it as it comes, to its end; ``count`` hears of what was hashed. Raises what failed."""
-        with told(self._what):
-            self._digest = self._follower.digest(count)
-        return self._digest
-
-    def digest(self) -> Digest:
-        """The digest of all of it, once it was followed."""
-        assert self._digest is not None, "not followed"
-        return self._digest
 
 
 class Writer:
