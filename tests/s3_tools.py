@@ -49,10 +49,10 @@ class Server:
         return name
 
     def client(self) -> Any:
-        import boto3
         from botocore.config import Config
+        from botocore.session import Session
 
-        return boto3.client(
+        return Session().create_client(
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",

@@ -37,7 +37,6 @@ DOORS = {
     "yaml": {"orchestrator.yamlcore", "orchestrator.yamlschema"},
     "subprocess": {"orchestrator.process"},
     "cryptography": {"orchestrator.trust.keys"},
-    "boto3": {"orchestrator.store.bucket.aws"},
     "botocore": {"orchestrator.store.bucket.aws", "orchestrator.store.bucket.wire"},
     "tenacity": {"orchestrator.store.retry"},
 }
@@ -140,6 +139,6 @@ def test_help_is_light(call: str) -> None:
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "click" in loaded
     assert (
-        loaded & {"docker", "boto3", "yaml", "requests", "urllib3", "cryptography", "orchestrator.run"}
+        loaded & {"docker", "botocore", "yaml", "requests", "urllib3", "cryptography", "orchestrator.run"}
         == set()
     )

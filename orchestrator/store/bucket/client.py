@@ -97,11 +97,11 @@ class Bucket:
         return self._wire.send(method, self.place.prefix + key, what, **more)
 
     def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
-        """One call of boto3 on the bucket, tried again where that may help."""
+        """One call of botocore's client on the bucket, tried again where that may help."""
         return self.retried(lambda: self._account.call(operation, what, **parameters))
 
     def full(self, key: str) -> str:
-        """A key as boto3's calls need it."""
+        """A key as botocore's calls need it."""
         return self.place.prefix + key
 
     def read(self, key: str, most: int = OBJECT) -> bytes | None:
