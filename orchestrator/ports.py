@@ -5,7 +5,7 @@ No host path crosses the executor seam: it speaks in digests and streams, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,10 @@ class Intake(Protocol):
 
     def helper(self) -> Helper | None:
         """Start a process that reads files for this intake, if one can be had; to be closed before it."""
+
+    @property
+    def sealed(self) -> Set[tuple[int, int]]:
+        """Device and inode of the files that became blobs where they lie, and were given a blob's time stamp by that."""
 
     def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
         """Take an open file from its position on, at most ``size`` bytes; gives digest and size of what was taken.

@@ -17,9 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+import requests
+from docker.api import APIClient
+from docker.errors import APIError
 
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest, of_bytes
@@ -530,6 +534,27 @@ def test_of_some_who_remove_one_container_none_fails() -> None:
         with ThreadPoolExecutor(4) as pool:
             assert [*pool.map(lambda _, which=container: engine().remove(which), range(4))] == [None] * 4
         assert engine().inspect(container) is None
+
+
+def test_a_removal_by_somebody_else_that_fails_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where a device is busy: the engine says for a while that it is at it, and then may be asked again."""
+    container = engine().create(ContainerSpec(image=python_base().tag, argv=("sleep", "60")))
+    remove, asked = APIClient.remove_container, 0
+
+    def busy(api: APIClient, *words: Any, **more: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 4:
+            answer = requests.Response()
+            answer.status_code = 409
+            raise APIError("409", answer, f"removal of container {container} is already in progress")
+        remove(api, *words, **more)
+
+    monkeypatch.setattr(APIClient, "remove_container", busy)
+    began = time.monotonic()
+    engine().remove(container)
+    assert time.monotonic() - began < 10
+    assert asked == 4 and engine().inspect(container) is None
 
 
 def test_of_two_processes_one_builds_and_the_other_waits_and_takes_its_layer(

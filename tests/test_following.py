@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.digest import of_bytes
-from orchestrator.errors import ArtifactError, StoreError
+from orchestrator.errors import StoreError
 from orchestrator.store import following
 from orchestrator.store.folder import FolderStore
 from tests.store_tools import REFUSED, check_store, collect, injected, mounted, needs_root, staged
@@ -98,7 +100,7 @@ def test_a_source_that_becomes_shorter_is_told(tmp_path: Path, target: int, data
     (tmp_path / "source").write_bytes(data)
     with (
         (tmp_path / "source").open("rb", buffering=0) as source,
-        pytest.raises(ArtifactError, match="shorter"),
+        pytest.raises(following.Unreadable, match="shorter"),
     ):
         following.copied(source.fileno(), target, SIZE + 1)
 
@@ -162,12 +164,99 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, data: bytes) -> None:
         assert staged(place / "store") == []
 
 
+@pytest.mark.parametrize("way", ["in the kernel", "by hand"])
+def test_what_is_no_data_takes_no_room(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Holes, at the begin, between and at the end, and room that was only reserved."""
+    if way == "by hand":
+        monkeypatch.setattr(following, "_in_kernel", lambda *_: 0)
+    part, size = os.urandom(EXTENT), 24 * EXTENT
+    path, whole = tmp_path / "d" / "file", bytearray(size)
+    path.parent.mkdir()
+    with path.open("wb") as sink:
+        for at in (2, 9, 10):
+            os.pwrite(sink.fileno(), part, at * EXTENT)
+            whole[at * EXTENT : (at + 1) * EXTENT] = part
+        os.posix_fallocate(sink.fileno(), 12 * EXTENT, 6 * EXTENT)
+        sink.truncate(size)
+    digest = of_bytes(bytes(whole))  # reading it would make data of what was reserved
+    assert [each.digest for each in collect(store, path.parent)] == [digest]
+    with store.open(digest) as blob:
+        assert of_bytes(blob.read()) == digest
+        assert os.fstat(blob.fileno()).st_blocks * 512 <= 4 * EXTENT
+
+
+def _interrupted(seconds: float, again: float) -> list[int]:
+    """SIGALRM raises KeyboardInterrupt after so many seconds, and once more; how often it has."""
+    heard: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        heard.append(number)
+        if len(heard) == 2:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, again)
+    return heard
+
+
+def test_a_copy_that_was_interrupted_twice_writes_to_no_other_file(
+    store: FolderStore, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time while it waits for a slow source, the second while it waits for the thread that reads it."""
+    (tmp_path / "file").write_bytes(data)
+    before, read = signal.getsignal(signal.SIGALRM), os.preadv
+    reading = os.open(tmp_path / "file", os.O_RDONLY)
+
+    def slowly(descriptor: int, rooms: list[memoryview], at: int) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(1)
+        return read(descriptor, rooms, at)
+
+    monkeypatch.setattr(following, "_in_kernel", lambda *_: 0)
+    monkeypatch.setattr(os, "preadv", slowly)
+    heard = _interrupted(0.2, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt), store.intake() as intake:
+            intake.add(reading, SIZE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(heard) == 2
+    others = [os.open(tmp_path / f"other-{number}", os.O_RDWR | os.O_CREAT) for number in range(4)]
+    time.sleep(1.2)
+    assert [os.fstat(other).st_size for other in others] == [0] * 4
+    for each in (*others, reading):
+        os.close(each)
+    assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 0
+
+
+def test_a_copy_that_is_interrupted_as_its_thread_begins_ends_it(
+    store: FolderStore, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Thread(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt  # where it waits for the thread, a signal's handler runs just so
+
+    (tmp_path / "file").write_bytes(data)
+    before = threading.active_count()
+    with monkeypatch.context() as patch, (tmp_path / "file").open("rb") as source:
+        patch.setattr(threading, "Thread", Thread)
+        with pytest.raises(KeyboardInterrupt), store.intake() as intake:
+            intake.add(source.fileno(), SIZE)
+    assert threading.active_count() == before
+    assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 0
+
+
 def test_a_file_that_is_written_in_places_is_discarded_where_it_fails(
     store: FolderStore, data: bytes
 ) -> None:
     with (
         suppress(StoreError),
-        store.scattered(of_bytes(data), SIZE, EXTENT) as (file, _),
+        store.scattered(of_bytes(data), SIZE, EXTENT) as file,
     ):
         file.write_at(data[:EXTENT], 0)
         file.fail(StoreError("gone"))
@@ -177,7 +266,7 @@ def test_a_file_that_is_written_in_places_is_discarded_where_it_fails(
 
 def _begun(store: FolderStore, data: bytes, *places: tuple[int, int]) -> None:
     """What a process leaves that could not go on after it had written these places."""
-    with store.scattered(of_bytes(data), SIZE, EXTENT) as (file, _):
+    with store.scattered(of_bytes(data), SIZE, EXTENT) as file:
         for start, end in places:
             file.write_at(data[start:end], start)
         file.spare()
@@ -186,14 +275,14 @@ def _begun(store: FolderStore, data: bytes, *places: tuple[int, int]) -> None:
 def _gone_on(store: FolderStore, data: bytes, wanted: list[tuple[int, int]] | None) -> bool:
     """Write what is missing, which is what was ``wanted``; whether it was whole and is a blob now."""
     digest = of_bytes(data)
-    with store.scattered(digest, SIZE, EXTENT) as (file, writer):
+    with store.scattered(digest, SIZE, EXTENT) as file:
         missing = list(file.missing())
         assert wanted is None or missing == wanted
         for start, end in missing:
             file.write_at(data[start:end], start)
         whole = file.follow(lambda size: None) == digest
         if whole:
-            writer.commit()
+            file.commit()
     return whole
 
 
@@ -210,7 +299,7 @@ def test_a_file_that_is_written_in_places_is_gone_on_with(store: FolderStore, da
 
 def test_of_two_at_once_one_goes_on_and_both_succeed(store: FolderStore, data: bytes) -> None:
     _begun(store, data, _EXTENTS[0])
-    with store.scattered(of_bytes(data), SIZE, EXTENT) as (first, _):
+    with store.scattered(of_bytes(data), SIZE, EXTENT) as first:
         assert first.resumed
         assert _gone_on(store, data, _EXTENTS)
         assert list(first.missing()) == _EXTENTS[1:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import random
 import resource
 import threading
 import time
@@ -25,6 +26,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store import packs
 from orchestrator.store.bucket.aws import Timeouts
 from orchestrator.store.bucket.client import Bucket
+from orchestrator.store.bucket.failures import AccessDenied
 from orchestrator.store.bucket.place import parse_uri
 from orchestrator.store.bucket.probe import Promises, probe
 from orchestrator.store.retry import Patience
@@ -48,6 +50,7 @@ class Liar(ThreadingHTTPServer):
         self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.lie: Lie = lambda liar, method, path, query: None
         self.asked = 0
+        self.parts: list[int] = []  # where those began that were asked for of a large object
 
     @property
     def url(self) -> str:
@@ -77,6 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path = unquote(parts.path)
         query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        query["range"] = self.headers.get("Range", "")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         code, headers, answer = liar.lie(liar, self.command, path, query) or self._true(path, query, body)
         self.send_response_only(code)
@@ -141,7 +145,8 @@ def connected() -> Iterator[tuple[Liar, Bucket, Promises]]:
 @pytest.fixture
 def liar(connected: tuple[Liar, Bucket, Promises]) -> Liar:
     server, bucket, _ = connected
-    server.objects, server.asked, server.lie = {}, 0, lambda liar, method, path, query: None
+    server.objects, server.asked, server.parts = {}, 0, []
+    server.lie = lambda liar, method, path, query: None
     bucket._silence = None
     return server
 
@@ -473,6 +478,136 @@ def test_a_pack_with_other_bytes_than_its_index_says(store: S3Store, liar: Liar)
     refused(lambda: store.open(wanted))
     assert [whole for _, whole in store.hashed()] == [False]
     assert not store.local.has(wanted)
+
+
+# --- large objects ----------------------------------------------------------------------------------------
+
+_LARGE = random.Random(1).randbytes(16 * MIB + 100)  # in extents of 4 MiB; the last one is short
+_NAMED = of_bytes(_LARGE)
+Part = Callable[[int, int], Answer]
+
+
+def _part(start: int, end: int, total: int = len(_LARGE)) -> Answer:
+    """Bytes from ``start`` to before ``end``, as they are."""
+    return 206, {"ETag": '"x"', "Content-Range": f"bytes {start}-{end - 1}/{total}"}, _LARGE[start:end]
+
+
+def parts(lie: Part, begin: Part = _part) -> Lie:
+    """The first piece of the large object is given by ``begin``, what is asked for after it by ``lie``."""
+
+    def answer(liar: Liar, method: str, path: str, query: dict[str, str]) -> Answer | None:
+        if method != "GET" or not query["range"]:
+            return None
+        first, _, last = query["range"].removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last) + 1, len(_LARGE))
+        liar.parts.append(start)
+        return lie(start, end) if start else begin(start, end)
+
+    return answer
+
+
+def test_a_large_object_that_is_honest(store: S3Store, liar: Liar) -> None:
+    liar.lie = parts(_part)
+    store.fetch([_NAMED])
+    with store.open(_NAMED) as source:
+        assert source.read() == _LARGE
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        pytest.param(lambda start, end: (*_part(start, end)[:2], b""), id="nothing"),
+        pytest.param(
+            lambda start, end: (*_part(start, end)[:2], b"<Error><Code>SlowDown</Code></Error>"),
+            id="an error under 206",
+        ),
+        pytest.param(lambda start, end: (*_part(start, end)[:2], _LARGE[start : start + 1]), id="a byte"),
+        pytest.param(
+            lambda start, end: (*_part(start, end)[:2], iter([_LARGE[start : start + 1]])), id="a byte each"
+        ),
+        pytest.param(lambda start, end: _part(start, start + (end - start) // 2), id="half of it"),
+        pytest.param(lambda start, end: _part(start - 1, end - 1), id="another place"),
+        pytest.param(lambda start, end: _part(start, end, 1 << 40), id="of another object"),
+        pytest.param(
+            lambda start, end: (*_part(start, end)[:2], _LARGE[end:start:-1] + b"x"), id="backwards"
+        ),
+        pytest.param(lambda start, end: (*_part(start, end)[:2], flood(4 << 30)), id="gigabytes"),
+        pytest.param(lambda start, end: (200, {"ETag": '"x"'}, _LARGE), id="all of it"),
+        pytest.param(lambda start, end: (416, {}, b""), id="no such place"),
+        pytest.param(lambda start, end: (404, {}, b"<Error><Code>NoSuchKey</Code></Error>"), id="gone"),
+    ],
+)
+def test_a_large_object_that_lies(store: S3Store, liar: Liar, lie: Part) -> None:
+    liar.lie = parts(lie)
+    refused(lambda: store.fetch([_NAMED]))
+    assert not store.local.has(_NAMED)
+    assert len(liar.parts) <= 5
+
+
+@pytest.mark.parametrize("total", [15 << 40, 1 << 50])
+def test_a_large_object_that_no_disk_holds(store: S3Store, liar: Liar, total: int) -> None:
+    liar.lie = parts(
+        lambda start, end: (403, {}, b"<Error><Code>AccessDenied</Code></Error>"),
+        lambda start, end: _part(start, end, total),
+    )
+    refused(lambda: store.fetch([_NAMED]))
+    assert not store.local.has(_NAMED)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "AccessDenied", "does not let you"),
+        (404, "NoSuchBucket", "no bucket"),
+        (404, "NoSuchKey", "changed"),
+    ],
+)
+def test_a_refusal_that_is_longer_than_what_was_asked_for(
+    store: S3Store, liar: Liar, status: int, code: str, words: str
+) -> None:
+    liar.lie = parts(
+        lambda start, end: (
+            (status, {}, f"<Error><Code>{code}</Code></Error>".encode().ljust(500))
+            if end == len(_LARGE)
+            else _part(start, end)
+        )
+    )
+    refused(lambda: store.fetch([_NAMED]), words)
+
+
+def test_credentials_that_run_out_at_the_end_are_renewed(
+    store: S3Store, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[object] = []
+
+    def renew(used: object) -> bool:
+        renewed.append(used)
+        return True
+
+    monkeypatch.setattr(store.bucket._account, "renew", renew)
+    liar.lie = parts(
+        lambda start, end: (
+            _part(start, end)
+            if renewed or end < len(_LARGE)
+            else (403, {}, b"<Error><Code>ExpiredToken</Code></Error>".ljust(500))
+        )
+    )
+    store.fetch([_NAMED])
+    assert len(renewed) == 1 and store.local.has(_NAMED)
+
+
+def test_a_stream_ends_where_another_one_failed(store: S3Store, liar: Liar) -> None:
+    """It is asked for no more once one was refused for good, though it may be tried again itself."""
+    bucket = Bucket(store.bucket.place, patience=Patience(), timeouts=Timeouts(2, 5))
+    patient = S3Store.open_at(bucket, Path(store.local.location).with_name("patient"))
+    refusal: Answer = (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+    liar.lie = parts(
+        lambda start, end: refusal if start < 8 * MIB else (503, {}, b"<Error><Code>SlowDown</Code></Error>")
+    )
+    with pytest.raises(AccessDenied):
+        patient.fetch([_NAMED])
+    patient.close()
+    assert len(liar.parts) < 12
 
 
 def test_what_we_write_is_what_we_take(store: S3Store, liar: Liar) -> None:

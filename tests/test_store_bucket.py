@@ -362,7 +362,7 @@ def test_what_was_left_of_a_download_is_not_believed(
     store.put_file(path, digest=digest, link=False)
     store.push_owed()
     other = elsewhere(store, tmp_path)
-    with other.local.scattered(digest, 20 * MIB, 4 * MIB) as (file, _):
+    with other.local.scattered(digest, 20 * MIB, 4 * MIB) as file:
         file.write_at(b"not what was there" * 100, 0)
         file.write_at(os.urandom(4 * MIB), 4 * MIB)
         file.spare()

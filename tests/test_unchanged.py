@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.artifacts import by_hand, copying_out, stat_index, tombstone, unchanged
-from orchestrator.artifacts.version import resolve
+from orchestrator.artifacts import by_hand, copying_out, stat_index, tombstone
+from orchestrator.artifacts.version import Version, publish, resolve
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.store import disk, intake
@@ -38,7 +40,7 @@ def _young(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _young_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    for module in (stat_index, unchanged, intake):
+    for module in (stat_index, intake):
         monkeypatch.setattr(module, "RACY", int(seconds * 1e9))
 
 
@@ -259,6 +261,40 @@ def test_with_link_one_file_is_not_read_again(store: FolderStore, data: Path) ->
     assert _add(store, data / "large", link=True, name="one") == "v1"
     version, count = _read_during(store, data / "large", name="one")
     assert version == "v1" and count < LONG // 8
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("change", ["replaced", "made executable"])
+def test_a_file_that_only_looks_like_a_blob_is_not_taken_for_one(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool, change: str
+) -> None:
+    """Another store's, say: read-only, with the time stamp that blobs have. It changes while it is added."""
+    data, beside = tmp_path / "data", tmp_path / "beside"
+    data.mkdir()
+    for path, content in ((data / "file", b"A" * 100), (beside, b"B" * 100)):
+        path.write_bytes(content)
+        path.chmod(0o444)
+        os.utime(path, (1, 1))
+    if link:
+        (tmp_path / "more").write_bytes(b"A" * 100)
+        os.utime(tmp_path / "more", (2, 2))
+        (tmp_path / "more").rename(data / "a")  # the blob is this one
+    _rest()
+
+    def meanwhile(*args: Any) -> Version:
+        if change == "replaced":
+            subprocess.run(["cp", "-af", str(beside), str(data / "file")], check=True)
+        else:
+            (data / "file").chmod(0o555)
+        return publish(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(by_hand, "publish", meanwhile)
+        assert _add(store, data, link=link) == "v1"
+    _rest()
+    assert _add(store, data, link=link) == "v2"
+    copying_out.copy_out(store, resolve(store, "dataset:data:v2"), tmp_path / "out")
+    assert (tmp_path / "out" / "file").read_bytes() == (data / "file").read_bytes()
 
 
 def test_with_link_what_changed_just_now_is_copied(

@@ -67,9 +67,11 @@ class _Memory:
 
     def save(self, before: unchanged.Look | None, made: Version) -> None:
         """Remember what was added."""
-        self.files.settle()
+        after = unchanged.look(self._path, self.files)
+        if after is None:  # a file
+            self.files.settle()
         self.files.save()
-        self._whole.save(self._store, before, unchanged.look(self._path, self.files), made)
+        self._whole.save(self._store, before, after, made)
 
 
 def _manifest_of(
@@ -121,8 +123,13 @@ def _file(store: Store, path: Path, memory: _Memory | None, link: bool) -> tree.
     if digest is None or not store.has(digest):
         with path.open("rb", buffering=0) as source, store.intake(link=link) as intake:
             status = os.fstat(source.fileno())
-            digest, size = intake.add(source.fileno(), status.st_size)
+            try:
+                digest, size = intake.add(source.fileno(), status.st_size)
+            except ArtifactError as error:
+                raise ArtifactError(f"{path}: {error.message}", hint=error.hint) from error
             after = os.fstat(source.fileno())
+        if memory is not None:
+            memory.files.sealed(intake.sealed)
         if (size, after.st_size, after.st_mtime_ns) != (status.st_size, status.st_size, status.st_mtime_ns):
             raise ArtifactError(
                 f"{path} changed while it was taken", hint="finish writing before it is added"

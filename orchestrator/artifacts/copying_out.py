@@ -10,11 +10,11 @@ from pathlib import Path
 
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.version import Version, read_verified
-from orchestrator.digest import of_bytes
+from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.ports import Store
 from orchestrator.store.disk import write_all
-from orchestrator.store.following import LARGE, copied
+from orchestrator.store.following import LARGE, Unreadable, copied
 
 # Files from which on a second process is worth its start.
 _MANY = 100
@@ -132,9 +132,16 @@ def _copy(store: Store, folder: Path, entry: tree.TreeEntry) -> None:
                 found = of_bytes(data)
                 write_all(sink, data)
             else:
-                found = copied(source.fileno(), sink, size)
+                found = _copied(store, entry.digest, source.fileno(), sink, size)
             os.fchmod(sink, 0o755 if entry.executable else 0o644)
         finally:
             os.close(sink)
     if found != entry.digest:
         raise StoreError(f"the store {store.location} holds damaged bytes for {entry.digest} ({entry.path})")
+
+
+def _copied(store: Store, digest: Digest, source: int, sink: int, size: int) -> Digest:
+    try:
+        return copied(source, sink, size)
+    except Unreadable as error:
+        raise StoreError(f"the store {store.location} cannot give all of {digest}: {error}") from error

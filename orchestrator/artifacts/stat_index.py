@@ -6,7 +6,8 @@ two seconds before it was looked at is not kept: a further change could have the
 Documentation/technical/racy-git.txt). A program that goes on writing through mmap may change a file unseen.
 
 A file that became a blob where it lies (`--link`) carries the blobs' own time stamp from then on, which it was given after
-it was hashed and had not changed: who writes to it moves that stamp, however soon.
+it was hashed and had not changed: who writes to it moves that stamp, however soon. That is believed of the very files that
+the store has sealed, and of no other with such a stamp.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import secrets
 import stat
 import time
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,10 +45,11 @@ class StatIndex:
         name = hashlib.sha256(os.fsencode(top)).hexdigest()[:32]
         self._file = cache / "stat" / f"{name}.json"
         self._base = self._top if os.path.isdir(top) else os.path.dirname(self._top)
-        self._began = time.time_ns()
+        self.young = time.time_ns() - RACY  # what changed after it may change again unseen
         self._known: dict[str, list[int | str]] = {}
         self._seen: dict[str, list[int | str]] = {}
-        self._taken: dict[str, tuple[int, int, str]] = {}  # inode, size and digest of what was read now
+        self._taken: dict[str, tuple[int, str]] = {}  # size and digest of what was read now
+        self._sealed: Set[tuple[int, int]] = frozenset()
         self._device = 0
         with suppress(OSError):
             self._device = os.stat(top).st_dev
@@ -71,22 +74,33 @@ class StatIndex:
 
     def keep(self, path: str, status: os.stat_result, digest: Digest) -> None:
         """Remember what a file was when it was opened, unless it had changed just then."""
-        self._taken[path] = status.st_ino, status.st_size, hex_of(digest)
-        if max(status.st_mtime_ns, status.st_ctime_ns) < self._began - RACY:
+        self._taken[path] = status.st_size, hex_of(digest)
+        if max(status.st_mtime_ns, status.st_ctime_ns) < self.young:
             self._seen[path] = [*stamp_of(status), hex_of(digest)]
 
-    def settle(self) -> None:
-        """Once what was taken is in the store: know those files that are blobs now, whose stamps were set by that."""
-        for path, (inode, size, digest) in self._taken.items():
-            with suppress(OSError):
-                status = os.lstat(os.path.join(self._base, path))
-                if (status.st_ino, status.st_size) == (inode, size) and is_blob(status):
-                    self._seen[path] = [*stamp_of(status), digest]
+    def sealed(self, files: Set[tuple[int, int]]) -> None:
+        """Of what was taken, these became blobs where they lie, and have another stamp by that: their device and inode."""
+        self._sealed = files
 
     def noted(self, path: str, status: os.stat_result) -> bool:
-        """Whether a file was noted now, with the stamp that it has."""
+        """Whether a file is known, with the stamp that it has now; one that the store has sealed gets known by this."""
+        taken = self._taken.get(path)
+        if (
+            taken is not None
+            and (status.st_dev, status.st_ino) in self._sealed
+            and status.st_size == taken[0]
+            and is_blob(status)
+        ):
+            self._seen[path] = [*stamp_of(status), taken[1]]
+            return True
         found = self._seen.get(path)
         return found is not None and tuple(found[:4]) == stamp_of(status)
+
+    def settle(self) -> None:
+        """Ask that of all that was taken."""
+        for path in self._taken:
+            with suppress(OSError):
+                self.noted(path, os.lstat(os.path.join(self._base, path)))
 
     def save(self) -> None:
         """Write down what was seen, whole; an index that cannot be written costs time only."""
@@ -98,11 +112,7 @@ class StatIndex:
 
 def is_blob(status: os.stat_result) -> bool:
     """Whether a file has the time stamp and the mode of a store's blobs."""
-    return (
-        status.st_mtime_ns == BLOB_MTIME * 10**9
-        and stat.S_ISREG(status.st_mode)
-        and not status.st_mode & 0o222
-    )
+    return status.st_mtime_ns == BLOB_MTIME * 10**9 and status.st_mode == stat.S_IFREG | 0o444
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import nullcontext
 from types import TracebackType
 from typing import Protocol
@@ -38,6 +38,9 @@ class Known(Protocol):
     def keep(self, path: str, status: os.stat_result, digest: Digest) -> None:
         """Remember a file."""
 
+    def sealed(self, files: Set[tuple[int, int]]) -> None:
+        """Device and inode of files that became blobs where they lie."""
+
 
 def collect(
     store: Store,
@@ -61,6 +64,8 @@ def collect(
     with store.intake(link=link) as intake:
         entries = _Collector(intake, store, known, guard, meter, own=link).all(folder)
         check_links(entries)
+    if known is not None:
+        known.sealed(intake.sealed)
     return entries
 
 

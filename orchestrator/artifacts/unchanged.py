@@ -10,7 +10,6 @@ import json
 import os
 import stat
 import struct
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
@@ -21,7 +20,6 @@ from orchestrator.artifacts.version import Version, resolve
 from orchestrator.digest import of_bytes
 from orchestrator.errors import MirageError
 from orchestrator.ports import Store
-from orchestrator.store.disk import RACY
 from orchestrator.store.sessions import doubt
 
 _SCHEMA = "mirage-unchanged/1"
@@ -40,7 +38,7 @@ class Look:
 
 def look(folder: Path, files: StatIndex | None = None) -> Look | None:
     """Walk a folder; None where that cannot be done: whoever reads it then says why."""
-    walk = _Walk(files, time.time_ns() - RACY)
+    walk = _Walk(files)
     try:
         top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -53,12 +51,11 @@ def look(folder: Path, files: StatIndex | None = None) -> Look | None:
 
 
 class _Walk:
-    def __init__(self, files: StatIndex | None, young: int) -> None:
+    def __init__(self, files: StatIndex | None) -> None:
         self.parts: list[bytes] = []
         self.rest: list[bytes] = []
         self.known = files is not None
         self._files = files
-        self._young = young
 
     def into(self, folder: int, prefix: str) -> None:
         """All below an open directory: links and files by their stamps, directories by what is in them."""
@@ -78,9 +75,9 @@ class _Walk:
                 rest.append(name)
                 if not stat.S_ISREG(status.st_mode):
                     rest.append(stamp)
-                    self.known = self.known and max(mtime, ctime) < self._young
-                elif files is not None and self.known:
-                    self.known = files.noted(prefix + item.name, status)
+                    self.known = self.known and files is not None and max(mtime, ctime) < files.young
+                elif files is not None:
+                    self.known = files.noted(prefix + item.name, status) and self.known
         for below in inner:
             name = b"//%b\0" % os.fsencode(below)
             parts.append(name)

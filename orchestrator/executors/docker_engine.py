@@ -37,7 +37,7 @@ _ANSWER = 120
 # Seconds for a sign of life.
 _SIGN = 5
 # Seconds for which a container is waited for that somebody else removes: its files may be many.
-_REMOVAL = 60.0
+_ELSEWHERE = 30.0
 
 
 class DockerEngine:
@@ -274,12 +274,17 @@ class DockerEngine:
                 self._gone(container)
 
     def _gone(self, container: str) -> None:
-        """Wait until a container is gone that somebody else removes; after _REMOVAL seconds try it once more."""
-        end = time.monotonic() + _REMOVAL
-        while time.monotonic() < end:
-            self._api.inspect_container(container)
-            time.sleep(0.05)
-        self._api.remove_container(container, force=True, v=True)
+        """Remove a container that somebody else was removing: until it is gone, or that one has failed, and we do not."""
+        end, pause = time.monotonic() + _ELSEWHERE, 0.05
+        while True:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+            try:
+                self._api.remove_container(container, force=True, v=True)
+                return
+            except docker.errors.APIError as error:
+                if "already in progress" not in _reason(error) or time.monotonic() > end:
+                    raise
 
     def find(self, label: str) -> tuple[ContainerState, ...]:
         """The containers that carry the label ``name`` or ``name=value``."""

@@ -171,7 +171,7 @@ def remove(engine: Engine, container: str) -> None:
     """Remove it, until an engine that takes new connections says that it is gone. Raises EngineError in the end.
 
     An engine that is being stopped still answers on open connections, and may die in the middle of a removal that it
-    called done; a removal that goes on elsewhere is answered by a conflict.
+    called done.
     """
     begun = away = time.monotonic()
     pause = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -116,10 +117,10 @@ def _large(
     """Fetch a blob in streams; where it comes to an end before its time, another process goes on with what came."""
     extent = min(_EXTENT, max(1, -(-total // (_STREAMS * 2 * RANGE))) * RANGE)
     while True:
-        with local.scattered(digest, total, extent) as (staged, writer):
+        with local.scattered(digest, total, extent) as staged:
             found = _streamed(bucket, blob_key(digest), staged, first, count)
             if found == digest:
-                writer.commit()
+                staged.commit()
                 return
             if not staged.resumed:
                 raise _damaged(bucket, digest, found)
@@ -130,10 +131,17 @@ def _streamed(
     bucket: Bucket, key: str, staged: Scattered, first: bytes, count: Callable[[int], object]
 ) -> Digest:
     """All that is missing of an object, which begins with ``first``; gives the digest of the whole."""
+    taking = threading.Lock()
 
-    def one(start: int, end: int) -> None:
+    def work(left: Iterator[tuple[int, int]]) -> None:
+        # each stream takes the next extent: how many there are is what the server says
         try:
-            pour(bucket, key, start, end, staged.size, staged.write_at)
+            while True:
+                with taking:
+                    extent = next(left, None)
+                if extent is None:
+                    return
+                pour(bucket, key, *extent, staged.size, staged.write_at, staged.check)
         except BaseException as error:
             staged.fail(error)
 
@@ -141,8 +149,9 @@ def _streamed(
         with ThreadPoolExecutor(_STREAMS) as pool:
             if not staged.resumed:
                 staged.write_at(first, 0)
-            for start, end in staged.missing():
-                pool.submit(one, start, end)
+            left = staged.missing()
+            for _ in range(_STREAMS):
+                pool.submit(work, left)
             try:
                 return staged.follow(count)
             except BaseException:

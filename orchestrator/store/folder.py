@@ -22,7 +22,7 @@ from orchestrator.store.folder_objects import FolderObjects
 from orchestrator.store.intake import FolderIntake
 from orchestrator.store.keys import FORMAT, check_format
 from orchestrator.store.probing import probe
-from orchestrator.store.staging import BLOB_MTIME, Writer, seal, staged_name
+from orchestrator.store.staging import BLOB_MTIME, Staged, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports_upkeep import Held
@@ -167,26 +167,24 @@ class FolderStore(FolderObjects):
             self.replace(DOUBT, canonical.encode({"blob": digest, "seen": os.urandom(8).hex()}))
 
     @contextmanager
-    def writer(self) -> Iterator[Writer]:
+    def writer(self) -> Iterator[Staged]:
         """Write a blob of any size; without a commit nothing stays behind."""
-        with told(f"write to the store {self._root}"):
-            writer = Writer(self)
+        staged = Staged(self)
         try:
-            yield writer
+            yield staged
         finally:
-            writer.discard()
+            staged.discard()
 
     @contextmanager
-    def scattered(self, digest: Digest, size: int, extent: int) -> Iterator[tuple[Scattered, Writer]]:
-        """A blob of known size that threads write in extents, and the writer that commits it once it was followed."""
+    def scattered(self, digest: Digest, size: int, extent: int) -> Iterator[Scattered]:
+        """A blob of known size that threads write in extents; it is committed once it was followed."""
         from orchestrator.store.scattered import Scattered
 
         staged = Scattered(self, digest, size, extent)
-        writer = Writer(self, staged)
         try:
-            yield staged, writer
+            yield staged
         finally:
-            writer.discard()
+            staged.discard()
 
     @contextmanager
     def intake(self, *, link: bool = False) -> Iterator[FolderIntake]:

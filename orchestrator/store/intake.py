@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import ArtifactError
 from orchestrator.store import following
 from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
-from orchestrator.store.staging import LARGE, Place, Staged, remove, seal, staged_name
+from orchestrator.store.staging import Place, Staged, remove, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports import Ahead
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 # How many files of an intake wait for one sync: bounds memory, and what is lost with the process.
 TOGETHER = 16384
+_ROOM = 256 << 10  # bytes of memory into which files are read, at least
 
 
 class FolderIntake:
@@ -31,6 +31,9 @@ class FolderIntake:
         self._waiting: dict[Digest, tuple[str, str]] = {}  # where it is staged, what its name will be
         # staged names of the owner's files: size and mtime when hashed
         self._linked: dict[str, tuple[int, int]] = {}
+        self.sealed: set[tuple[int, int]] = (
+            set()
+        )  # device and inode of those that were given a blob's time stamp
         self._folders: set[str] = set()
         self._staged: set[str] = set()  # and not waiting yet
         self._buffer = memoryview(b"")
@@ -52,7 +55,7 @@ class FolderIntake:
         return found
 
     def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
-        """Take at most ``size`` bytes of an open file; gives the digest and size of what was taken.
+        """Take ``size`` bytes of an open file, fewer of a small one that has fewer; gives digest and size of what was taken.
 
         ``ahead``: what a helper made of it.
         """
@@ -135,6 +138,7 @@ class FolderIntake:
                         hint="finish writing before it is added with --link",
                     )
                 seal(descriptor)
+                self.sealed.add((status.st_dev, status.st_ino))
             finally:
                 os.close(descriptor)
         self._linked.clear()
@@ -142,17 +146,14 @@ class FolderIntake:
     def _add_large(self, descriptor: int, size: int) -> tuple[Digest, int]:
         staged = Staged(self._place)
         try:
-            if os.fstat(descriptor).st_blocks * 512 >= size:
-                digest = staged.copy(descriptor, size)
-            else:  # it has holes, which the copy shall have too
-                for piece in _pieces(descriptor, size):
-                    staged.write(piece)
-                digest = staged.digest()
+            digest = staged.copy(descriptor, size)
             with told(self._what):
                 name = self._name_if_new(digest, staged.size)
                 if name is not None:
                     staged.finish(durable=False)
                     self._waiting[digest] = staged.hand_over(), name
+        except following.Unreadable as error:
+            raise ArtifactError(str(error), hint="finish writing before it is taken") from error
         finally:
             staged.discard()
         return digest, staged.size
@@ -189,7 +190,7 @@ class FolderIntake:
     def _room(self, size: int) -> memoryview:
         """At least so many bytes of memory, the same each time."""
         if len(self._buffer) < size:
-            self._buffer = memoryview(bytearray(max(size, LARGE)))
+            self._buffer = memoryview(bytearray(max(size, _ROOM)))
         return self._buffer
 
     def flush(self) -> None:
@@ -229,16 +230,3 @@ def _read_into(descriptor: int, buffer: memoryview) -> int:
         return os.readv(descriptor, [buffer])
     except OSError as error:
         raise ArtifactError(f"a file cannot be read: {error.strerror}") from error
-
-
-def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
-    """An open file from its current position, at most ``size`` bytes. ArtifactError where it cannot be read."""
-    while size > 0:
-        try:
-            piece = os.read(descriptor, min(CHUNK, size))
-        except OSError as error:
-            raise ArtifactError(f"a file cannot be read: {error.strerror}") from error
-        if not piece:
-            return
-        size -= len(piece)
-        yield piece

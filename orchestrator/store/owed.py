@@ -9,7 +9,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -19,7 +19,7 @@ from orchestrator.errors import StoreError
 from orchestrator.ports import Ahead, Helper
 from orchestrator.store.disk import told, write_all
 from orchestrator.store.intake import FolderIntake
-from orchestrator.store.staging import Writer
+from orchestrator.store.staging import Staged
 
 if TYPE_CHECKING:
     from orchestrator.store.folder import FolderStore
@@ -137,7 +137,7 @@ def _digests(data: bytes) -> Iterable[Digest]:
 class OwedWriter:
     """A BlobWriter into the machine's copy, which is then owed to the bucket."""
 
-    def __init__(self, writer: Writer, owed: Owed) -> None:
+    def __init__(self, writer: Staged, owed: Owed) -> None:
         self._writer = writer
         self._owed = owed
 
@@ -162,6 +162,11 @@ class OwedIntake:
     def helper(self) -> Helper | None:
         """Start a process that reads files."""
         return self._intake.helper()
+
+    @property
+    def sealed(self) -> Set[tuple[int, int]]:
+        """Device and inode of the files that became blobs where they lie."""
+        return self._intake.sealed
 
     def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
         """Take an open file."""

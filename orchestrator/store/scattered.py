@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from orchestrator.digest import CHUNK, Digest, hex_of
 from orchestrator.store.disk import told
 from orchestrator.store.following import Follower, write_at
-from orchestrator.store.staging import Place, Staged
+from orchestrator.store.staging import Place, StagedFile
 
 _HEAD = struct.Struct("<16sQ")  # what it is, and bytes of an extent
 _KIND = b"mirage-part/1".ljust(16, b"\0")
@@ -24,7 +24,7 @@ _EACH = 4 << 20  # bytes of an extent between two notes
 _ZEROS = bytes(CHUNK)
 
 
-class Scattered(Staged):
+class Scattered(StagedFile):
     """One file of known size and digest under `staging/`; several threads each write extents from their begins on.
 
     ``resumed``: whether an earlier process left a part of it. One process at a time goes on with a file; another one that
@@ -39,7 +39,8 @@ class Scattered(Staged):
         self.resumed = False
         self._spared = False
         self._digest: Digest | None = None
-        self._noted = [0] * -(-size // extent)
+        self._extents = -(-size // extent)
+        self._noted: dict[int, int] = {}  # extent: to where it was noted
         try:
             with told(self._what):
                 self._follower = Follower(self._descriptor, size, extent)
@@ -50,8 +51,10 @@ class Scattered(Staged):
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """What is to come of each extent that is not whole: from where, and to where."""
-        for number, noted in enumerate(self._noted):
-            start, end = max(noted, number * self._extent), min((number + 1) * self._extent, self.size)
+        noted = dict(self._noted)  # as it was: others write meanwhile
+        for number in range(self._extents):
+            start = noted.get(number, number * self._extent)
+            end = min((number + 1) * self._extent, self.size)
             if start < end:
                 yield start, end
 
@@ -62,10 +65,14 @@ class Scattered(Staged):
             if len(piece) != CHUNK or piece != _ZEROS:
                 write_at(self._descriptor, piece, position)
             done = end == self.size or end % self._extent == 0
-            if done or end - max(self._noted[number], number * self._extent) >= _EACH:
+            if done or end - self._noted.get(number, number * self._extent) >= _EACH:
                 write_at(self._descriptor, _END.pack(end), self._note(number))
                 self._noted[number] = end
         self._follower.came(end)
+
+    def check(self) -> None:
+        """Raise StoreError where another's end has ended this."""
+        self._follower.check()
 
     def fail(self, error: BaseException) -> None:
         """Let nobody wait for what will not come, or write on."""
@@ -93,7 +100,7 @@ class Scattered(Staged):
 
     def discard(self) -> None:
         """Close, and leave nothing under `staging/` that was not handed over, named or spared."""
-        if self._spared and any(self._noted) and self.path.endswith(".part"):
+        if self._spared and self._noted and self.path.endswith(".part"):
             self.hand_over()
         super().discard()
 
@@ -120,17 +127,17 @@ class Scattered(Staged):
 
     def _go_on(self) -> None:
         """Take up what is noted in the file, or make it empty and as long as it will be."""
-        head, length = _HEAD.pack(_KIND, self._extent), self._note(len(self._noted))
+        head, length = _HEAD.pack(_KIND, self._extent), self._note(self._extents)
         if (
             os.fstat(self._descriptor).st_size == length
             and os.pread(self._descriptor, _HEAD.size, self.size) == head
         ):
-            notes = os.pread(self._descriptor, length, self._note(0))
+            notes = os.pread(self._descriptor, self._extents * _END.size, self._note(0))
             for number, (noted,) in enumerate(_END.iter_unpack(notes)):
                 if number * self._extent < noted <= min((number + 1) * self._extent, self.size):
                     self._noted[number] = noted
                     self._follower.came(noted)
-                    self.resumed = True
+        self.resumed = bool(self._noted)
         if not self.resumed:
             os.ftruncate(self._descriptor, 0)
             os.ftruncate(self._descriptor, length)

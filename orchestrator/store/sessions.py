@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -336,6 +336,10 @@ class _Intake:
 
     def helper(self) -> Helper | None:
         return self.inner.helper()
+
+    @property
+    def sealed(self) -> Set[tuple[int, int]]:
+        return self.inner.sealed
 
     def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:
         digest, taken = self.inner.add(descriptor, size, ahead)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 # A blob's time stamp is fixed: hard links of it are mounted into runs, and a changed stamp tells tampering.
 BLOB_MTIME = 1
 # From this size of a piece on, hashing in a second thread is worth the hand-over.
-LARGE = 256 << 10
+_WORTH_A_THREAD = 256 << 10
 _ZEROS = bytes(CHUNK)
 
 
@@ -55,18 +56,15 @@ def staged_name(place: Staging) -> str:
     return os.path.join(place.staging(), f"{os.getpid()}-{os.urandom(8).hex()}")
 
 
-class Staged:
-    """One file under `staging/`; what goes in is hashed, in a second thread where the pieces are large."""
+class StagedFile(ABC):
+    """One file under `staging/`, that becomes a blob."""
 
     def __init__(self, place: Place) -> None:
         self.size = 0
+        self._place = place
         self._what = f"write to the store {place.location}"
-        self._hasher = sha256()
-        self._helper: ThreadPoolExecutor | None = None
-        self._hashing: Future[None] | None = None
-        self._nudged = 0
-        self._ends_in_hole = False
         self._mine = True
+        self._done: tuple[Digest, int] | None = None
         with told(self._what):
             self.path, self._descriptor = self._opened(place)
 
@@ -74,10 +72,61 @@ class Staged:
         path = staged_name(place)
         return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
+    @abstractmethod
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+
+    def finish(self, *, durable: bool) -> None:
+        """End writing: the file is whole, has its final mode and stamp, and is on disk if ``durable``."""
+        seal(self._descriptor)
+        if durable:
+            os.fsync(self._descriptor)
+
+    def commit(self) -> tuple[Digest, int]:
+        """Make the blob durable and visible; gives its digest and size in bytes."""
+        if self._done is None:
+            digest = self.digest()
+            with told(self._what):
+                name = self._place.room_for(digest)
+                if not self._place.present(digest, self.size):
+                    self.finish(durable=True)
+                    os.rename(self.path, name)
+                    self.hand_over()
+                # also where another process named it: its own sync may still be to come
+                sync(os.path.dirname(name))
+            self._done = digest, self.size
+        return self._done
+
+    def hand_over(self) -> str:
+        """The path of the finished file, which is the caller's now."""
+        self._mine = False
+        return self.path
+
+    def discard(self) -> None:
+        """Close, and leave nothing under `staging/` that was not handed over or named."""
+        if self._descriptor >= 0:
+            if self._mine:
+                remove(self.path)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Staged(StagedFile):
+    """A BlobWriter: what goes in is hashed, in a second thread where the pieces are large."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._hasher = sha256()
+        self._helper: ThreadPoolExecutor | None = None
+        self._hashing: Future[None] | None = None
+        self._nudged = 0
+        self._ends_in_hole = False
+        self._copied: Digest | None = None
+
     def write(self, piece: bytes) -> object:
         """Add bytes; whole pieces of zeros become holes."""
         self._settle()
-        if len(piece) < LARGE:
+        if len(piece) < _WORTH_A_THREAD:
             self._hasher.update(piece)
         else:
             if self._helper is None:
@@ -101,80 +150,34 @@ class Staged:
         return None
 
     def copy(self, source: int, size: int) -> Digest:
-        """All of it at once: the next bytes of an open file (following.copied)."""
+        """All of it at once: the next bytes of an open file. Raises as following.copied, and StoreError."""
         self.size = size
         with told(self._what):
-            return copied(source, self._descriptor, size)
+            self._copied = copied(source, self._descriptor, size)
+        return self._copied
 
     def digest(self) -> Digest:
         """The digest of what was written so far."""
         self._settle()
-        return of_hasher(self._hasher)
+        return self._copied or of_hasher(self._hasher)
 
     def finish(self, *, durable: bool) -> None:
-        """End writing: the file is whole, has its final mode and stamp, and is on disk if ``durable``."""
+        """End writing, as every staged file."""
         if self._ends_in_hole:
             os.ftruncate(self._descriptor, self.size)
-        seal(self._descriptor)
-        if durable:
-            os.fsync(self._descriptor)
-
-    def hand_over(self) -> str:
-        """The path of the finished file, which is the caller's now."""
-        self._mine = False
-        return self.path
+        super().finish(durable=durable)
 
     def discard(self) -> None:
-        """Close, and leave nothing under `staging/` that was not handed over or named."""
+        """Close, as every staged file."""
         if self._helper is not None:
             self._helper.shutdown()
             self._helper = None
-        if self._descriptor >= 0:
-            if self._mine:
-                remove(self.path)
-            os.close(self._descriptor)
-            self._descriptor = -1
+        super().discard()
 
     def _settle(self) -> None:
         if self._hashing is not None:
             self._hashing.result()
             self._hashing = None
-
-
-class Writer:
-    """A BlobWriter: one blob, durable at its commit."""
-
-    def __init__(self, place: Place, staged: Staged | None = None) -> None:
-        self._place = place
-        self._staged = staged or Staged(place)
-        self._done: tuple[Digest, int] | None = None
-
-    def write(self, piece: bytes) -> object:
-        """Add bytes."""
-        return self._staged.write(piece)
-
-    def digest(self) -> Digest:
-        """The digest of what was written so far."""
-        return self._staged.digest()
-
-    def commit(self) -> tuple[Digest, int]:
-        """Make the blob durable and visible."""
-        if self._done is None:
-            digest, size = self._staged.digest(), self._staged.size
-            with told(f"write to the store {self._place.location}"):
-                name = self._place.room_for(digest)
-                if not self._place.present(digest, size):
-                    self._staged.finish(durable=True)
-                    os.rename(self._staged.path, name)
-                    self._staged.hand_over()
-                # also where another process named it: its own sync may still be to come
-                sync(os.path.dirname(name))
-            self._done = digest, size
-        return self._done
-
-    def discard(self) -> None:
-        """Leave nothing under `staging/`."""
-        self._staged.discard()
 
 
 def seal(descriptor: int) -> None:

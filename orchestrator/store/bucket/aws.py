@@ -240,11 +240,11 @@ def at_most(place: Place, answer: Any, method: str, most: int) -> bytes:
         answer.raw.close()
         raise _too_long(place, most)
     pieces: list[bytes] = []
-    pour(place, answer, most, lambda: pieces.append)
+    drain(place, answer, most, lambda: pieces.append)
     return b"".join(pieces)
 
 
-def pour(place: Place, answer: Any, most: int, begin: Callable[[], Callable[[bytes], object]]) -> int:
+def drain(place: Place, answer: Any, most: int, begin: Callable[[], Callable[[bytes], object]]) -> int:
     """Hand the body of botocore's answer on, piece by piece as it comes, to what ``begin`` gives; gives its size.
 
     Raises as ``at_most``, and whatever those raise; its connection is not used again then.

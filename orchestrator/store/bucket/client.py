@@ -110,7 +110,7 @@ class Bucket:
         def once() -> bytes | None:
             answer = self.send("GET", key, f"read {key}", accept=(200, 404), most=most)
             if answer.status == 404:
-                self._check_absent(answer, f"read {key}")
+                self.check_absent(answer, f"read {key}")
             else:
                 kept = answer.headers.get(_HASH)
                 if is_error(answer.body) if kept is None else kept != hex_of(of_bytes(answer.body)):
@@ -120,7 +120,7 @@ class Bucket:
 
         return self.retried(once)
 
-    def _check_absent(self, answer: Answer, what: str) -> None:
+    def check_absent(self, answer: Answer, what: str) -> None:
         """A 404 must be about the object, not about the bucket."""
         if answer.code not in ("", "NoSuchKey", "NotFound", "404"):
             from orchestrator.store.bucket.failures import refusal
@@ -161,7 +161,7 @@ class Bucket:
                 most=max(length, ANSWER),
             )
             if answer.status == 404:
-                self._check_absent(answer, f"read {key}")
+                self.check_absent(answer, f"read {key}")
                 return None
             if answer.status == 416:
                 return b"", 0

@@ -25,6 +25,7 @@ IN_FLIGHT = 96 << 20  # bytes, in memory at once
 SINGLE = 64 << 20  # larger objects go in parts
 PART = 16 << 20
 RANGE = 4 << 20
+_ENOUGH = 1 << 20  # bytes of a stream that show that it gets on
 _MOST_PARTS = 9000  # the limit of all makes is 10,000
 
 _T = TypeVar("_T")
@@ -99,11 +100,19 @@ def ahead(
 
 
 def pour(
-    bucket: Bucket, key: str, start: int, end: int, total: int, write: Callable[[bytes, int], object]
+    bucket: Bucket,
+    key: str,
+    start: int,
+    end: int,
+    total: int,
+    write: Callable[[bytes, int], object],
+    check: Callable[[], object] = lambda: None,
 ) -> None:
     """Hand on the bytes of an object from ``start`` to before ``end``, each piece with its place, as they come.
 
-    Where the connection breaks, it goes on from there. Raises StoreError where the object has not ``total`` bytes.
+    Where the connection breaks, it goes on from there, and as often as enough came since the last time; where little came
+    it has the bucket's patience. ``check`` raises where nothing more is wanted. Raises StoreError where the object has not
+    ``total`` bytes.
     """
     at = start
 
@@ -111,7 +120,11 @@ def pour(
         part, _, whole = headers.get("content-range", "").partition("/")
         if whole not in ("", str(total)):
             raise _changed(bucket, key)
-        if part != f"bytes {at}-{end - 1}" or not whole:
+        if (
+            part != f"bytes {at}-{end - 1}"
+            or not whole
+            or headers.get("content-length", str(end - at)) != str(end - at)
+        ):
             raise garbled(bucket.place, f"another range of {key} than was asked for")
         return into
 
@@ -121,20 +134,26 @@ def pour(
         at += len(piece)
 
     def once() -> None:
+        check()
         before, what = at, f"read {key}"
+        enough = min(_ENOUGH, (end - before) // 2 + 1)
         wanted = {"Range": f"bytes={at}-{end - 1}"}
         try:
             answer = bucket.send(
                 "GET", key, what, headers=wanted, accept=(200, 206, 404, 416), most=end - at, sink=begin
             )
         except BucketError as error:
-            if error.passing and at > before:
+            if error.passing and at - before >= enough:
                 return
             raise
+        if answer.status == 404:
+            bucket.check_absent(answer, what)
         if answer.status == 200:
             raise garbled(bucket.place, f"no range of {key}")
         if answer.status != 206:
             raise _changed(bucket, key)
+        if at < end and at - before < enough:
+            raise garbled(bucket.place, f"{at - before} bytes of {end - before} of {key}")
 
     while at < end:
         bucket.retried(once)

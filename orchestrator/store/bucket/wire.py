@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from orchestrator.digest import Digest, hex_of, of_bytes
-from orchestrator.store.bucket.aws import ANSWER, Account, at_most, pour, silence
+from orchestrator.store.bucket.aws import ANSWER, Account, at_most, drain, silence
 from orchestrator.store.bucket.failures import ExpiredCredentials, garbled, refusal
 
 Sink = Callable[[Mapping[str, str]], Callable[[bytes], object]]
@@ -104,9 +104,10 @@ class Wire:
             found = self._transport.send(request.prepare())
             names = {name.lower(): str(value) for name, value in found.headers.items()}
             if sink is not None and found.status_code == 206:
-                whole, size = b"", pour(account.place, found, most, lambda: sink(names))
+                whole, size = b"", drain(account.place, found, most, lambda: sink(names))
             else:
-                whole = at_most(account.place, found, method, most)
+                # an error has its own length, however little was asked for
+                whole = at_most(account.place, found, method, most if sink is None else max(most, ANSWER))
                 size = len(whole)
         except BotoCoreError as error:
             raise silence(account.place, url, error) from ConnectionError(type(error).__name__)
