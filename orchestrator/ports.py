@@ -5,11 +5,11 @@ No host path crosses the executor seam: it speaks in digests and streams, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from orchestrator.canonical import Json
 from orchestrator.digest import Digest
@@ -24,6 +24,8 @@ from orchestrator.engine_values import (
 from orchestrator.ports_upkeep import Upkeep
 from orchestrator.redaction import NONE, Secrets
 
+_Made = TypeVar("_Made", covariant=True)
+
 
 class BlobWriter(Protocol):
     """A blob being written; nothing of it is visible in the store before ``commit``."""
@@ -35,21 +37,21 @@ class BlobWriter(Protocol):
         """Make the blob durable and visible; gives its digest and size in bytes."""
 
 
-class Helper(Protocol):
-    """A process that reads files; messages are answered in order."""
+class Helper(Protocol[_Made]):
+    """A process that works on open files; messages are answered in order."""
 
     @property
     def sent(self) -> int:
         """How many messages have no answer yet."""
 
-    def send(self, files: Sequence[tuple[int, int]]) -> None:
-        """Let it read open files, so many bytes of each."""
+    def send(self, files: Sequence[tuple[Sequence[int], int]]) -> None:
+        """Give it files: what is open of each, and how many bytes it has."""
 
     def answered(self) -> bool:
         """Whether an answer is there."""
 
-    def answer(self) -> list[Ahead | None]:
-        """The oldest one, waited for: for each file what ``Intake.add`` wants to know, or None; fewer where it died."""
+    def answer(self) -> Sequence[_Made | None]:
+        """The oldest one, waited for: for each file what it made of it, or None; fewer where it died."""
 
     def close(self) -> None:
         """End it."""
@@ -62,11 +64,11 @@ Ahead = tuple[Digest, int, "str | None", "tuple[int, int] | None"]
 class Intake(Protocol):
     """Many files on their way into the store; visible and durable, all of them, when the intake is left."""
 
-    def helper(self) -> Helper | None:
+    def helper(self) -> Helper[Ahead] | None:
         """Start a process that reads files for this intake, if one can be had; to be closed before it."""
 
     @property
-    def sealed(self) -> Set[tuple[int, int]]:
+    def sealed(self) -> Mapping[tuple[int, int], Digest]:
         """Device and inode of the files that became blobs where they lie, and were given a blob's time stamp by that."""
 
     def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import filecmp
 import os
-import signal
 import stat
-import threading
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator import process
 from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.artifacts.version import Version
 from orchestrator.errors import ArtifactError, StoreError
+from orchestrator.store import helping
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.following import LARGE
-from tests.store_tools import mounted, needs_root
+from tests.run_tools import wait_for
+from tests.store_tools import mounted, needs_root, open_descriptors
 
 _FILES = 300
 
@@ -58,101 +62,141 @@ def _same(source: Path, target: Path) -> None:
     assert os.readlink(target / "link") == "0/in/007"
 
 
-def _with_helper(monkeypatch: pytest.MonkeyPatch, then: Callable[[int], object]) -> list[int]:
-    """What the starter does as soon as it has a helper; gives their process ids."""
-    started: list[int] = []
-    fork = os.fork
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A helper takes part after a few files, and gets all that follow; those that were started."""
+    monkeypatch.setattr(helping, "ALONE", 32)
+    monkeypatch.setattr(helping, "AHEAD", 10**9)
+    found: list[Any] = []
+    start = process.start_beside
 
-    def watched() -> int:
-        pid = fork()
-        if pid:
-            started.append(pid)
-            then(pid)
-        return pid
+    def remember(argv: Sequence[str], descriptor: int) -> Any:
+        found.append(start(argv, descriptor))
+        return found[-1]
 
-    monkeypatch.setattr(os, "fork", watched)
-    monkeypatch.setattr(threading, "active_count", lambda: 1)  # other tests may have left some
-    return started
-
-
-def _ended(pid: int) -> bool:
-    """Whether a child has been waited for."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
+    monkeypatch.setattr(process, "start_beside", remember)
+    return found
 
 
-def _wait(pid: int) -> None:
-    """Until a child has ended, which stays to be waited for."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-@pytest.mark.parametrize("then", [lambda pid: None, _wait], ids=["both", "the helper all of it"])
 def test_two_processes_make_the_same_copy(
-    store: FolderStore,
-    source: Path,
-    made: Version,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    then: Callable[[int], object],
+    store: FolderStore, source: Path, made: Version, tmp_path: Path, started: list[Any]
 ) -> None:
-    started = _with_helper(monkeypatch, then)
+    before = open_descriptors()
     copying_out.copy_out(store, made, tmp_path / "out")
     _same(source, tmp_path / "out")
-    assert [_ended(pid) for pid in started] == [True]
+    assert [each.poll() for each in started] == [0]
+    assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize("after", [0, 1, 5])
 def test_a_helper_that_is_killed_costs_time_only(
     store: FolderStore,
     source: Path,
     made: Version,
     tmp_path: Path,
+    started: list[Any],
     monkeypatch: pytest.MonkeyPatch,
-    seconds: float,
+    after: int,
 ) -> None:
-    def kill(pid: int) -> None:
-        signal.sigtimedwait([], seconds)
-        os.kill(pid, signal.SIGKILL)
+    """SIGKILL after so many answers, while it has more to do."""
+    answer, count = helping.Copier.answer, 0
 
-    started = _with_helper(monkeypatch, kill)
+    def kill(self: helping.Copier) -> Any:
+        nonlocal count
+        if count == after:
+            started[0].kill()
+        count += 1
+        return answer(self)
+
+    monkeypatch.setattr(helping.Copier, "answer", kill)
     copying_out.copy_out(store, made, tmp_path / "out")
     _same(source, tmp_path / "out")
-    assert [_ended(pid) for pid in started] == [True]
+    assert started[0].poll() == -9
 
 
-@pytest.mark.parametrize("where", ["0/in/000", "3/in/150", "6/in/293"])
-@pytest.mark.parametrize("then", [lambda pid: None, _wait], ids=["both", "the helper first"])
+def test_a_helper_that_cannot_be_started_is_done_without(
+    store: FolderStore, source: Path, made: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helping, "ALONE", 32)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
+    copying_out.copy_out(store, made, tmp_path / "out")
+    _same(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("where", ["0/in/000", "3/in/150", "6/in/293", "large"])
 def test_damaged_bytes_are_told_and_nothing_is_left(
-    store: FolderStore,
-    source: Path,
-    made: Version,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    where: str,
-    then: Callable[[int], object],
+    store: FolderStore, source: Path, made: Version, tmp_path: Path, started: list[Any], where: str
 ) -> None:
     """Whoever of the two comes to them."""
     for blob in (tmp_path / "store" / "blobs").rglob("*"):
         if blob.is_file() and blob.read_bytes() == (source / where).read_bytes():
             blob.chmod(0o644)
             blob.write_bytes(b"X" + blob.read_bytes()[1:])
-    started = _with_helper(monkeypatch, then)
+    before = open_descriptors()
     with pytest.raises(StoreError, match=f"holds damaged bytes for .*{where}"):
         copying_out.copy_out(store, made, tmp_path / "out")
-    assert [_ended(pid) for pid in started] == [True]
+    assert all(each.poll() == 0 for each in started)  # none was started before the first of all
     assert sorted(os.listdir(tmp_path)) == ["source", "store"]
+    assert open_descriptors() == before
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(
-    store: FolderStore, made: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, made: Version, tmp_path: Path, started: list[Any]
 ) -> None:
     needs_root()
-    started = _with_helper(monkeypatch, lambda pid: None)
     with mounted(tmp_path / "disk", "size=3m") as folder:
         with pytest.raises(ArtifactError, match="No space left"):
             copying_out.copy_out(store, made, folder / "out")
         assert os.listdir(folder) == []
-    assert [_ended(pid) for pid in started] == [True]
+    assert [each.poll() for each in started] == [0]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_two_names_that_are_one_where_it_goes_are_told(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """As on a share that does not tell upper and lower case apart, which no file system here does by itself."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("A", "a", *(f"n{number}" for number in range(100 if many else 1))):
+        (source / name).write_text(name)
+    made = by_hand.add(store, source, kind="dataset", name="d", version=None)
+    monkeypatch.setattr(helping, "ALONE", 32)
+    real = os.open
+
+    def folded(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        return real(str(path).lower() if flags & os.O_EXCL else path, flags, *more, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", folded)
+        with pytest.raises(ArtifactError, match="two names of the artifact are one"):
+            copying_out.copy_out(store, made, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["source", "store"]
+
+
+def test_a_helper_ends_with_its_starter(store: FolderStore, made: Version, tmp_path: Path) -> None:
+    """SIGKILL of the starter alone, which is copying to a disk that is slow: a pipe that nobody reads any more."""
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom orchestrator.artifacts import copying_out\n"
+        "from orchestrator.artifacts.version import resolve\nfrom orchestrator.store import helping\n"
+        "from orchestrator.store.folder import FolderStore\n"
+        "helping.ALONE = 32\nanswered = helping.Copier.answered\n"
+        "def slow(self):\n    print(self._process.pid, flush=True); time.sleep(60)\n"
+        "helping.Copier.answered = slow\n"
+        "store = FolderStore(Path(sys.argv[1]))\n"
+        "copying_out.copy_out(store, resolve(store, 'dataset:d:v1'), Path(sys.argv[2]))\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "store"), str(tmp_path / "out")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        helper = int(starter.stdout.readline())
+        assert Path(f"/proc/{helper}").exists()
+        starter.kill()
+    wait_for(lambda: not Path(f"/proc/{helper}").exists() or "\nState:\tZ" in _status(helper))
+
+
+def _status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return "\nState:\tZ"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import os
 import signal
 import threading
@@ -9,15 +12,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.digest import of_bytes
 from orchestrator.errors import StoreError
-from orchestrator.store import following
+from orchestrator.store import following, scattered
 from orchestrator.store.folder import FolderStore
-from tests.store_tools import REFUSED, check_store, collect, injected, mounted, needs_root, staged
+from tests.store_tools import (
+    FINE,
+    REFUSED,
+    check_store,
+    collect,
+    in_child,
+    injected,
+    mounted,
+    needs_root,
+    staged,
+)
 
 SIZE = following.LARGE + 12345
 EXTENT = 1 << 20
@@ -187,6 +201,46 @@ def test_what_is_no_data_takes_no_room(
         assert os.fstat(blob.fileno()).st_blocks * 512 <= 4 * EXTENT
 
 
+@pytest.mark.parametrize("hole", [0, 20])
+def test_how_far_a_copy_is_can_be_seen_from_the_source(
+    target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hole: int
+) -> None:
+    """For who tells the progress: the position in the source only grows, and ends at its end."""
+    seen: list[int] = []
+    copy = following._in_kernel
+    with (tmp_path / "source").open("w+b", buffering=0) as source:
+        source.write(os.urandom(40 * EXTENT))
+        source.truncate((40 + hole) * EXTENT)
+        source.seek(0)
+
+        def watched(*words: int) -> int:
+            seen.append(os.lseek(source.fileno(), 0, os.SEEK_CUR))
+            return copy(*words)
+
+        monkeypatch.setattr(following, "_in_kernel", watched)
+        following.copied(source.fileno(), target, (40 + hole) * EXTENT)
+        seen.append(source.tell())
+    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] == (40 + hole) * EXTENT
+    assert 0 < seen[1] < 40 * EXTENT
+
+
+def test_what_was_said_to_be_a_hole_and_is_not_is_copied(
+    target: int, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenZFS did that for files that had just been written (openzfs/zfs, issue 15526)."""
+    (tmp_path / "source").write_bytes(data)
+    seek = os.lseek
+    monkeypatch.setattr(
+        os,
+        "lseek",
+        lambda descriptor, at, how: (
+            seek(descriptor, 0, os.SEEK_END) if how == os.SEEK_DATA else seek(descriptor, at, how)
+        ),
+    )
+    with (tmp_path / "source").open("rb", buffering=0) as source:
+        assert following.copied(source.fileno(), target, SIZE) == of_bytes(data)
+
+
 def _interrupted(seconds: float, again: float) -> list[int]:
     """SIGALRM raises KeyboardInterrupt after so many seconds, and once more; how often it has."""
     heard: list[int] = []
@@ -340,6 +394,73 @@ def test_a_link_in_the_place_of_a_part_is_not_followed(
     (Path(store.location) / "staging" / f"{of_bytes(data)[7:]}.part").symlink_to(tmp_path / "else")
     assert _gone_on(store, data, _EXTENTS)
     assert (tmp_path / "else").read_bytes() == b"mine"
+
+
+def test_what_is_made_durable_when_it_is_interrupted_is_gone_on_with(
+    store: FolderStore, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with store.scattered(of_bytes(data), SIZE, EXTENT) as file:
+        for start, end in _EXTENTS:
+            file.write_at(data[start:end], start)
+        file.follow(lambda size: None)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "fsync", interrupted)
+            file.commit()
+    assert _gone_on(store, data, [])
+    assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 1
+
+
+def test_a_part_that_was_sealed_and_not_named_goes(store: FolderStore, data: bytes, tmp_path: Path) -> None:
+    """Its writer died just then. Not as root, who may open it."""
+    needs_root()
+
+    def other() -> None:
+        mine = FolderStore.open_at(tmp_path / "mine")
+        _begun(mine, data, _EXTENTS[0])
+        (part,) = (Path(mine.location) / "staging").iterdir()
+        os.truncate(part, SIZE)
+        part.chmod(0o444)
+        assert _gone_on(mine, data, _EXTENTS)
+        assert staged(Path(mine.location)) == [] and check_store(Path(mine.location)) == 1
+
+    with mounted(tmp_path / "open", "mode=0777") as place:
+        tmp_path = place
+        for folder in place.parents:
+            folder.chmod(folder.stat().st_mode | 0o111)
+        assert in_child(other, nobody=True) == FINE
+
+
+def test_where_a_lock_holds_on_one_machine_alone_each_has_its_own_part(
+    store: FolderStore, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network file systems, whose major number is 0; the other machine is known by its kernel's boot."""
+    monkeypatch.setattr(os, "major", lambda device: 0)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    boots = iter([b"11111111", b"22222222"])
+    real = open
+
+    def booted(path: Any, *more: Any, **named: Any) -> Any:
+        return io.BytesIO(next(boots)) if str(path).endswith("boot_id") else real(path, *more, **named)
+
+    monkeypatch.setattr(scattered, "open", booted, raising=False)
+    _begun(store, data, _EXTENTS[0])
+    assert _gone_on(store, data, _EXTENTS), "nothing was taken from the other machine"
+    assert staged(Path(store.location)) == [f"{of_bytes(data)[7:]}.11111111.part"]
+    assert store.sweep(-60.0, pretend=False)[0] == 1
+
+
+def test_where_nothing_can_be_locked_nothing_is_left(
+    store: FolderStore, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert _gone_on(store, data, _EXTENTS)
+    assert staged(Path(store.location)) == [] and check_store(Path(store.location)) == 1
 
 
 def test_a_part_that_nobody_goes_on_with_is_swept(store: FolderStore, data: bytes) -> None:

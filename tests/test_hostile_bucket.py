@@ -12,6 +12,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,7 +24,7 @@ import pytest
 
 from orchestrator.digest import Digest, of_bytes
 from orchestrator.errors import StoreError
-from orchestrator.store import packs
+from orchestrator.store import fetching, packs
 from orchestrator.store.bucket.aws import Timeouts
 from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.failures import AccessDenied
@@ -594,6 +595,35 @@ def test_credentials_that_run_out_at_the_end_are_renewed(
     )
     store.fetch([_NAMED])
     assert len(renewed) == 1 and store.local.has(_NAMED)
+
+
+def test_a_stream_that_cannot_be_started_ends_the_others(
+    store: S3Store, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of processes, or Ctrl-C: not all of the object comes before it is told."""
+    begun: list[object] = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *words: Any, **more: Any) -> Any:
+            begun.append(words)
+            if len(begun) == 2:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*words, **more)
+
+    def trickle(start: int, end: int) -> Iterator[bytes]:
+        for at in range(start, end, 1 << 16):
+            time.sleep(0.02)
+            yield _LARGE[at : min(at + (1 << 16), end)]
+
+    def slowly(start: int, end: int) -> Answer:
+        return (*_part(start, end)[:2], trickle(start, end))
+
+    liar.lie = parts(slowly)
+    monkeypatch.setattr(fetching, "_STREAMS", 3)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(fetching, "ThreadPoolExecutor", Pool)
+        fetching._large(store.bucket, store.local, _NAMED, _LARGE[: 4 * MIB], len(_LARGE), lambda size: None)
+    assert len(liar.parts) == 1
 
 
 def test_a_stream_ends_where_another_one_failed(store: S3Store, liar: Liar) -> None:

@@ -13,8 +13,8 @@ import pytest
 from orchestrator import process
 from orchestrator.artifacts import taking, tree
 from orchestrator.errors import ArtifactError, StoreError
+from orchestrator.store import helping
 from orchestrator.store.folder import FolderStore
-from orchestrator.store.helping import Helper
 from tests.store_tools import check_store, collect, mounted, needs_root, staged
 
 
@@ -45,7 +45,7 @@ Started = list[Any]
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     """A second process takes part after a few files; those that were started."""
-    monkeypatch.setattr(taking, "_ALONE", 32)
+    monkeypatch.setattr(helping, "ALONE", 32)
     found: Started = []
     start = process.start_beside
 
@@ -60,21 +60,21 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
 def _alone(top: Path, tmp_path: Path) -> tuple[tree.TreeEntry, ...]:
     """The same tree, taken by one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(taking, "_ALONE", 10**9)
+        patch.setattr(helping, "ALONE", 10**9)
         return collect(FolderStore.open_at(tmp_path / "other"), top)
 
 
 def _answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files each answer of a helper was about, and was of use for."""
     found: list[int] = []
-    answer = Helper.answer
+    answer = helping.Taker.answer
 
-    def count(self: Helper) -> Any:
+    def count(self: helping.Taker) -> Any:
         given = answer(self)
         found.append(sum(each is not None for each in given))
         return given
 
-    monkeypatch.setattr(Helper, "answer", count)
+    monkeypatch.setattr(helping.Taker, "answer", count)
     return found
 
 
@@ -82,7 +82,7 @@ def test_a_helper_reads_and_the_tree_is_the_same(
     store: FolderStore, top: Path, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = _answers(monkeypatch)
-    monkeypatch.setattr(taking, "_AHEAD", 10**9)  # it gets all of them
+    monkeypatch.setattr(helping, "AHEAD", 10**9)  # it gets all of them
     assert collect(store, top) == _alone(top, tmp_path)
     assert sum(answers) > 100
     assert [each.poll() for each in started] == [0]
@@ -111,17 +111,17 @@ def test_a_helper_that_dies_is_done_without(
     after: int,
 ) -> None:
     """SIGKILL after so many answers, while it has more to do."""
-    monkeypatch.setattr(taking, "_AHEAD", 10**9)
-    answer, count = Helper.answer, 0
+    monkeypatch.setattr(helping, "AHEAD", 10**9)
+    answer, count = helping.Taker.answer, 0
 
-    def kill(self: Helper) -> Any:
+    def kill(self: helping.Taker) -> Any:
         nonlocal count
         if count == after:
             started[0].kill()
         count += 1
         return answer(self)
 
-    monkeypatch.setattr(Helper, "answer", kill)
+    monkeypatch.setattr(helping.Taker, "answer", kill)
     assert collect(store, top) == _alone(top, tmp_path)
     assert started[0].poll() == -9
     check_store(tmp_path / "store")
@@ -130,7 +130,7 @@ def test_a_helper_that_dies_is_done_without(
 def test_a_helper_that_cannot_be_started_is_done_without(
     store: FolderStore, top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taking, "_ALONE", 32)
+    monkeypatch.setattr(helping, "ALONE", 32)
     monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
     assert collect(store, top) == _alone(top, tmp_path)
 
@@ -139,16 +139,16 @@ def test_a_file_that_grows_meanwhile_is_refused_and_leaves_nothing(
     store: FolderStore, top: Path, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the helper read it, and before it is taken; others are on their way then."""
-    monkeypatch.setattr(taking, "_AHEAD", 10**9)
-    answer = Helper.answer
+    monkeypatch.setattr(helping, "AHEAD", 10**9)
+    answer = helping.Taker.answer
 
-    def grow(self: Helper) -> Any:
+    def grow(self: helping.Taker) -> Any:
         found = answer(self)
         with (top / "6" / "083").open("ab") as sink:
             sink.write(b"more")
         return found
 
-    monkeypatch.setattr(Helper, "answer", grow)
+    monkeypatch.setattr(helping.Taker, "answer", grow)
     with pytest.raises(ArtifactError, match="'6/083' changed while it was taken"):
         collect(store, top)
     assert [each.poll() for each in started] == [0]
@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     top: Path, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The helper is refused first; that it tried is not to be seen."""
-    monkeypatch.setattr(taking, "_AHEAD", 10**9)
+    monkeypatch.setattr(helping, "AHEAD", 10**9)
     needs_root()
     with mounted(tmp_path / "disk", "size=12m") as folder:
         store = FolderStore.open_at(folder / "store")
@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 def test_with_link_the_files_themselves_become_the_blobs(
     store: FolderStore, top: Path, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taking, "_AHEAD", 10**9)
+    monkeypatch.setattr(helping, "AHEAD", 10**9)
     wanted = _alone(top, tmp_path)
     time.sleep(2.1)  # what has just changed is copied
     descriptor = os.open(top, os.O_RDONLY)

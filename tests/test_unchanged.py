@@ -297,6 +297,31 @@ def test_a_file_that_only_looks_like_a_blob_is_not_taken_for_one(
     assert (tmp_path / "out" / "file").read_bytes() == (data / "file").read_bytes()
 
 
+def test_with_link_files_that_change_names_meanwhile_are_told_apart(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of one size, after they were hashed and sealed: each is a blob, but not that of its name."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in "ab":
+        (data / name).write_bytes(name.encode() * 100)
+    _rest()
+
+    def swapped(*args: Any) -> Version:
+        (data / "a").rename(data / "c")
+        (data / "b").rename(data / "a")
+        (data / "c").rename(data / "b")
+        return publish(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(by_hand, "publish", swapped)
+        assert _add(store, data, link=True) == "v1"
+    _rest()
+    assert _add(store, data, link=True) == "v2"
+    copying_out.copy_out(store, resolve(store, "dataset:data:v2"), tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_bytes() == b"b" * 100
+
+
 def test_with_link_what_changed_just_now_is_copied(
     store: FolderStore, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

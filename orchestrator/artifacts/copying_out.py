@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 from pathlib import Path
 
 from orchestrator.artifacts import tree
 from orchestrator.artifacts.version import Version, read_verified
-from orchestrator.digest import Digest, of_bytes
+from orchestrator.digest import Digest
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.ports import Store
-from orchestrator.store.disk import write_all
 from orchestrator.store.following import LARGE, Unreadable, copied
-
-# Files from which on a second process is worth its start.
-_MANY = 100
+from orchestrator.store.helping import Copier, Together
 
 
 def default_target(found: Version) -> Path:
@@ -34,8 +29,8 @@ def default_target(found: Version) -> Path:
 def copy_out(store: Store, found: Version, target: Path) -> None:
     """Copy an artifact's files to ``target``, which must not exist: the caller's own, writable, every byte verified.
 
-    A single file keeps its name only through ``target``'s. Raises StoreError where the store's bytes are damaged;
-    ``target`` is then not there.
+    A single file keeps its name only through ``target``'s. Raises StoreError where the store's bytes are damaged,
+    ArtifactError where they cannot be written; ``target`` is then not there.
     """
     if os.path.lexists(target):
         raise ArtifactError(f"{target} exists already", hint="name another place with -o")
@@ -60,88 +55,93 @@ def copy_out(store: Store, found: Version, target: Path) -> None:
 def _fill(store: Store, folder: Path, entries: tuple[tree.TreeEntry, ...]) -> None:
     """Make all that a tree names in an empty folder of this process's own."""
     made = {""}
-    for entry in entries:
-        above = entry.path if entry.kind == "d" else entry.path.rpartition("/")[0]
-        if above not in made:
-            (folder / above).mkdir(parents=True, exist_ok=True)
-            made.add(above)
-        if entry.kind == "l":
-            (folder / entry.path).symlink_to(entry.target)
-    files = [entry for entry in entries if entry.kind == "f"]
-    helper = _Helper(store, folder, files)
+    copies = _Copies(store, folder)
     try:
-        at = _copy_until_met(store, folder, files)
-        if at < len(files) and not helper.finished():
-            for entry in files[at:]:  # it died, or was refused what it wanted: it is done here, or told
-                (folder / entry.path).unlink(missing_ok=True)
-                _copy(store, folder, entry)
+        for entry in entries:
+            above = entry.path if entry.kind == "d" else entry.path.rpartition("/")[0]
+            if above not in made:
+                (folder / above).mkdir(parents=True, exist_ok=True)
+                made.add(above)
+            if entry.kind == "l":
+                (folder / entry.path).symlink_to(entry.target)
+            elif entry.kind == "f":
+                copies.add(entry)
+        copies.finish()
     finally:
-        helper.end()
+        copies.close()
 
 
-class _Helper:
-    """A process that copies files from the last one on: who is first to make a file copies it.
+class _File:
+    """A file that is being copied: open in the store, and where it goes."""
 
-    There is none for few files, nor where other threads may hold a lock at this moment.
-    """
+    __slots__ = ("descriptors", "entry", "size")
 
-    def __init__(self, store: Store, folder: Path, files: list[tree.TreeEntry]) -> None:
-        self._pid = 0
-        if len(files) < _MANY or threading.active_count() > 1:
-            return
-        self._pid = os.fork()
-        if self._pid == 0:
-            code = 1
-            try:
-                _copy_until_met(store, folder, files[::-1])
-                code = 0
-            finally:  # nothing of the parent's is to be run again here: no handler, no buffer
-                os._exit(code)
-
-    def finished(self) -> bool:
-        """Wait for its end; whether all that it made is whole."""
-        pid, self._pid = self._pid, 0
-        return pid == 0 or os.waitpid(pid, 0)[1] == 0
-
-    def end(self) -> None:
-        """End it where it still works: what it makes is not wanted any more."""
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            self.finished()
+    def __init__(self, entry: tree.TreeEntry, source: int, sink: int) -> None:
+        self.entry = entry
+        self.descriptors = (source, sink)
+        self.size = os.fstat(source).st_size
 
 
-def _copy_until_met(store: Store, folder: Path, files: list[tree.TreeEntry]) -> int:
-    """Copy files in their order up to one that is there already; gives its number. Raises as ``copy_out``."""
-    for number, entry in enumerate(files):
+class _Copies:
+    """The files of one artifact: large ones one by one, small ones together with a helper."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._together: Together[_File, Digest] = Together(_copier, self._copy)
+        self._open: set[int] = set()
+
+    def add(self, entry: tree.TreeEntry) -> None:
+        """Make one file; it is whole when all are finished. Raises OSError, and StoreError."""
+        assert entry.digest is not None
+        with self._store.open(entry.digest) as opened:
+            source = os.dup(opened.fileno())
+        self._open.add(source)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            _copy(store, folder, entry)
-        except FileExistsError:
-            return number
-    return len(files)
+            sink = os.open(f"{self._folder}/{entry.path}", flags, 0o600)
+        except FileExistsError as error:
+            raise ArtifactError(
+                f"{entry.path!r} is there already: two names of the artifact are one in {self._folder.parent}",
+                hint="copy it to a file system that tells upper and lower case apart",
+            ) from error
+        self._open.add(sink)
+        file = _File(entry, source, sink)
+        if file.size < LARGE:
+            self._together.add(file)
+        else:
+            self._copy(file, None)
 
+    def finish(self) -> None:
+        """Copy what waits. Raises as ``add``."""
+        self._together.finish()
 
-def _copy(store: Store, folder: Path, entry: tree.TreeEntry) -> None:
-    """Make one file. Raises FileExistsError where somebody has, StoreError where its bytes are damaged."""
-    assert entry.digest is not None
-    with store.open(entry.digest) as source:
-        size = os.fstat(source.fileno()).st_size
-        sink = os.open(f"{folder}/{entry.path}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def close(self) -> None:
+        """Close all that is open."""
+        self._together.close()
+        for descriptor in self._open:
+            os.close(descriptor)
+
+    def _copy(self, file: _File, found: Digest | None) -> None:
+        entry, (source, sink) = file.entry, file.descriptors
         try:
-            if size < LARGE:
-                data = source.read(size + 1)
-                found = of_bytes(data)
-                write_all(sink, data)
-            else:
-                found = _copied(store, entry.digest, source.fileno(), sink, size)
-            os.fchmod(sink, 0o755 if entry.executable else 0o644)
-        finally:
-            os.close(sink)
-    if found != entry.digest:
-        raise StoreError(f"the store {store.location} holds damaged bytes for {entry.digest} ({entry.path})")
+            found = found or copied(source, sink, file.size)
+        except Unreadable as error:
+            raise StoreError(
+                f"the store {self._store.location} cannot give all of {entry.digest}: {error}"
+            ) from error
+        if found != entry.digest:
+            raise StoreError(
+                f"the store {self._store.location} holds damaged bytes for {entry.digest} ({entry.path})"
+            )
+        os.fchmod(sink, 0o755 if entry.executable else 0o644)
+        for descriptor in file.descriptors:
+            self._open.discard(descriptor)
+            os.close(descriptor)
 
 
-def _copied(store: Store, digest: Digest, source: int, sink: int, size: int) -> Digest:
+def _copier() -> Copier | None:
     try:
-        return copied(source, sink, size)
-    except Unreadable as error:
-        raise StoreError(f"the store {store.location} cannot give all of {digest}: {error}") from error
+        return Copier()
+    except OSError:  # no memory, too many processes: then it takes longer
+        return None

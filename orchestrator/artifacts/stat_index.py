@@ -18,7 +18,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Set
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class StatIndex:
         self._known: dict[str, list[int | str]] = {}
         self._seen: dict[str, list[int | str]] = {}
         self._taken: dict[str, tuple[int, str]] = {}  # size and digest of what was read now
-        self._sealed: Set[tuple[int, int]] = frozenset()
+        self._sealed: Mapping[tuple[int, int], Digest] = {}
         self._device = 0
         with suppress(OSError):
             self._device = os.stat(top).st_dev
@@ -78,7 +78,7 @@ class StatIndex:
         if max(status.st_mtime_ns, status.st_ctime_ns) < self.young:
             self._seen[path] = [*stamp_of(status), hex_of(digest)]
 
-    def sealed(self, files: Set[tuple[int, int]]) -> None:
+    def sealed(self, files: Mapping[tuple[int, int], Digest]) -> None:
         """Of what was taken, these became blobs where they lie, and have another stamp by that: their device and inode."""
         self._sealed = files
 
@@ -87,7 +87,7 @@ class StatIndex:
         taken = self._taken.get(path)
         if (
             taken is not None
-            and (status.st_dev, status.st_ino) in self._sealed
+            and self._sealed.get((status.st_dev, status.st_ino)) == f"sha256:{taken[1]}"
             and status.st_size == taken[0]
             and is_blob(status)
         ):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from types import TracebackType
 from typing import Protocol
@@ -15,18 +14,16 @@ from orchestrator.artifacts.guard import NO_GUARD, Guard
 from orchestrator.artifacts.tree import MAX_DEPTH, MAX_FILES, TreeEntry, check_link, check_links, check_path
 from orchestrator.digest import Digest
 from orchestrator.errors import ArtifactError, StoreError
-from orchestrator.ports import Ahead, Helper, Intake, Store
+from orchestrator.ports import Ahead, Intake, Store
 from orchestrator.progress import Meter
 from orchestrator.sizes import readable_size
+from orchestrator.store.helping import Together
 
 # A file beyond this size is refused where it has next to nothing on the disk: reading terabytes of holes takes hours.
 SPARSE_SIZE = 64 << 30
 SPARSE_SHARE = 1 / 64
-# Files of these sizes wait for each other, and after so many of them a second process takes part: its start costs as
-# much as 1,000 small files do. It has up to _AHEAD batches, so that it always has one to go on with.
+# Files of these sizes wait for each other, and where they are many a second process takes part.
 _WORTH, _MOST = 4 << 10, 4 << 20
-_ALONE = 400
-_AHEAD, _BATCH = 4, 16
 
 
 class Known(Protocol):
@@ -38,7 +35,7 @@ class Known(Protocol):
     def keep(self, path: str, status: os.stat_result, digest: Digest) -> None:
         """Remember a file."""
 
-    def sealed(self, files: Set[tuple[int, int]]) -> None:
+    def sealed(self, files: Mapping[tuple[int, int], Digest]) -> None:
         """Device and inode of files that became blobs where they lie."""
 
 
@@ -72,11 +69,12 @@ def collect(
 class _Later:
     """An open file that waits for its turn."""
 
-    __slots__ = ("before", "descriptor", "entry", "path")
+    __slots__ = ("before", "descriptors", "entry", "path", "size")
     entry: TreeEntry
 
     def __init__(self, descriptor: int, before: os.stat_result, path: str) -> None:
-        self.descriptor = descriptor
+        self.descriptors = (descriptor,)
+        self.size = before.st_size
         self.before = before
         self.path = path
 
@@ -101,55 +99,24 @@ class _Collector:
         self._known = known
         self._guard = guard
         self._count = 0
-        self._alone = _ALONE  # files until a helper is asked for
-        self._helper: Helper | None = None
-        self._batch: list[_Later] = []
-        self._sent: deque[list[_Later]] = deque()  # to the helper, which has not answered yet
+        self._together: Together[_Later, Ahead] = Together(intake.helper, self._take)
         self._open: set[int] = set()  # descriptors of all that wait
 
     def all(self, folder: int) -> tuple[TreeEntry, ...]:
         """Everything below an open directory, in order."""
         try:
             found = list(self._walk(folder, "", 0))
-            self._work()
-            while self._sent:
-                self._settle()
+            self._together.finish()
             return tuple(each.entry if isinstance(each, _Later) else each for each in found)
         finally:
-            if self._helper is not None:
-                self._helper.close()
+            self._together.close()
             for descriptor in self._open:
                 os.close(descriptor)
 
-    def _work(self) -> None:
-        """Take the files that wait, or let the helper read them where it has little to do."""
-        batch, self._batch = self._batch, []
-        if self._alone > 0:
-            self._alone -= len(batch)
-            if self._alone <= 0:
-                self._helper = self._intake.helper()
-        while self._helper is not None and self._sent and self._helper.answered():
-            self._settle()
-        if self._helper is not None and batch and self._helper.sent < _AHEAD:
-            self._helper.send([(each.descriptor, each.before.st_size) for each in batch])
-            self._sent.append(batch)
-            return
-        for each in batch:
-            self._take(each, None)
-
-    def _settle(self) -> None:
-        """Take the files that the helper has read."""
-        assert self._helper is not None
-        batch, answer = self._sent.popleft(), self._helper.answer()
-        for number, each in enumerate(batch):
-            ahead = answer[number] if number < len(answer) else None
-            if ahead is None:  # it could not: we can, or say why; what it read moved our position too
-                os.lseek(each.descriptor, 0, os.SEEK_SET)
-            self._take(each, ahead)
-
     def _take(self, each: _Later, ahead: Ahead | None) -> None:
-        self._open.discard(each.descriptor)
-        each.entry = self._taken(each.descriptor, each.before, each.path, ahead)
+        (descriptor,) = each.descriptors
+        self._open.discard(descriptor)
+        each.entry = self._taken(descriptor, each.before, each.path, ahead)
 
     def _walk(self, folder: int, prefix: str, depth: int) -> Iterator[TreeEntry | _Later]:
         if depth > MAX_DEPTH:
@@ -210,9 +177,7 @@ class _Collector:
             return self._taken(descriptor, before, path)
         later = _Later(descriptor, before, path)
         self._open.add(descriptor)
-        self._batch.append(later)
-        if len(self._batch) >= _BATCH:
-            self._work()
+        self._together.add(later)
         return later
 
     def _taken(

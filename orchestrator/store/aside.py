@@ -1,4 +1,4 @@
-"""What a helper's process does (helping.py): it reads, hashes and stages the files that it is sent, and names none."""
+"""What a helper's process does (helping.py), with the files that it is sent: it names none."""
 
 from __future__ import annotations
 
@@ -6,31 +6,47 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import MirageError
-from orchestrator.ports import Ahead
-from orchestrator.store.folder import FolderStore
+from orchestrator.store.following import Unreadable, copied
 from orchestrator.store.helping import LONGEST, MOST
-from orchestrator.store.intake import FolderIntake
 
 
 def work() -> None:
-    """Until its starter has nothing more, or is gone. Its words: socket, folder of the store, `link` or `copy`."""
-    intake = FolderIntake(FolderStore(Path(sys.argv[2])), link=sys.argv[3] == "link")
+    """Until its starter has nothing more, or is gone.
+
+    Its words: socket, and what to do: `link` or `copy` into the store in a folder, or `out` from one file to another.
+    """
+    place, what = sys.argv[2:4]
+    do, each = (_copy, 2) if what == "out" else (_taking(place, link=what == "link"), 1)
     with socket.socket(fileno=int(sys.argv[1])) as starter:
         while True:
             data, files, _, _ = socket.recv_fds(starter, LONGEST, MOST)
             if not data:
                 return
             asked = json.loads(data)
-            answers: list[Ahead | None] = []
+            answers: list[object] = []
             for number, size in enumerate(asked["sizes"]):
-                made = None
-                if number < len(files):
-                    with suppress(OSError, MirageError):  # its starter tries too, and tells
-                        made = intake.ahead(files[number], size)
-                    os.close(files[number])
+                mine, made = files[number * each : (number + 1) * each], None
+                if len(mine) == each:
+                    with suppress(OSError, MirageError, Unreadable):  # its starter tries too, and tells
+                        made = do(mine, size)
+                for descriptor in mine:
+                    os.close(descriptor)
                 answers.append(made)
             starter.send(json.dumps({"number": asked["number"], "made": answers}).encode())
+
+
+def _taking(place: str, *, link: bool) -> Callable[[Sequence[int], int], object]:
+    from orchestrator.store.folder import FolderStore
+    from orchestrator.store.intake import FolderIntake
+
+    intake = FolderIntake(FolderStore(Path(place)), link=link)
+    return lambda files, size: intake.ahead(files[0], size)
+
+
+def _copy(files: Sequence[int], size: int) -> object:
+    return copied(files[0], files[1], size)

@@ -124,7 +124,12 @@ def _large(
                 return
             if not staged.resumed:
                 raise _damaged(bucket, digest, found)
+            count = _uncounted
             # what was left of it may not have been on the disk yet when the power went: all of it once more
+
+
+def _uncounted(size: int) -> None:
+    """Bytes that were counted before."""
 
 
 def _streamed(
@@ -136,25 +141,27 @@ def _streamed(
     def work(left: Iterator[tuple[int, int]]) -> None:
         # each stream takes the next extent: how many there are is what the server says
         try:
-            while True:
-                with taking:
-                    extent = next(left, None)
-                if extent is None:
-                    return
-                pour(bucket, key, *extent, staged.size, staged.write_at, staged.check)
+            with staged.stream():
+                while True:
+                    with taking:
+                        extent = next(left, None)
+                    if extent is None:
+                        return
+                    pour(bucket, key, *extent, staged.size, staged.write_at, staged.check)
         except BaseException as error:
             staged.fail(error)
 
     try:
         with ThreadPoolExecutor(_STREAMS) as pool:
-            if not staged.resumed:
-                staged.write_at(first, 0)
-            left = staged.missing()
-            for _ in range(_STREAMS):
-                pool.submit(work, left)
             try:
+                if not staged.resumed:
+                    staged.write_at(first, 0)
+                left = staged.missing()
+                for _ in range(_STREAMS):
+                    pool.submit(work, left)
                 return staged.follow(count)
-            except BaseException:
+            except BaseException as error:
+                staged.fail(error)
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     except BaseException as error:

@@ -156,7 +156,7 @@ def sweep(place: Staging, older_than: float, pretend: bool) -> tuple[int, int]:
                 if moment - status.st_ctime >= older_than:
                     if not pretend:
                         os.unlink(item.name, dir_fd=folder)
-                    count, size = count + 1, size + status.st_size
+                    count, size = count + 1, size + status.st_blocks * 512
     return count, size
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import FileIO
+from itertools import islice
 
-from orchestrator.digest import CHUNK, Digest, of_hasher, sha256
+from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import StoreError
 
 # From this size on a second thread is worth its start.
 LARGE = 8 << 20
 # How many bytes are hashed between two nudges to the kernel to begin putting them on disk.
 NUDGE = 16 << 20
+_STRETCHES = 10_000  # between holes; what is behind them is taken as data
+_ZEROS = bytes(CHUNK)
 _SHORTER = "a file became shorter while it was read"
 
 
@@ -98,11 +101,13 @@ def copied(source: int, target: int, size: int) -> Digest:
     Raises Unreadable where the source cannot be read, or has fewer bytes, and OSError where the target cannot be written.
     """
     begin = os.lseek(source, 0, os.SEEK_CUR)
+    if size < LARGE:
+        return _copied_at_once(source, target, begin, size)
     os.ftruncate(target, size)
     follower = Follower(target, size, max(size, 1))
     # Descriptors of its own: the caller may close his before the thread sees that this has ended.
     own = FileIO(os.dup(source)), FileIO(os.dup(target), "r+")
-    thread = threading.Thread(target=_copy, args=(*own, begin, size, follower))
+    thread = threading.Thread(target=_Copy(*own, begin, size, follower).run)
     del own  # they are closed by the thread, or with it where it never starts
     try:
         thread.start()
@@ -115,42 +120,91 @@ def copied(source: int, target: int, size: int) -> Digest:
             thread.join()
 
 
-def _copy(source: FileIO, target: FileIO, begin: int, size: int, follower: Follower) -> None:
-    position, room = 0, memoryview(b"")
-    with source, target:
+def _copied_at_once(source: int, target: int, begin: int, size: int) -> Digest:
+    room, position = memoryview(bytearray(size)), 0
+    while position < size:
+        position += len(_read(source, room[position:], begin + position))
+    write_at(target, room, 0)
+    return of_bytes(room)
+
+
+class _Copy:
+    """The thread's part: what has data is copied by the kernel where that can, and nothing once the follower has failed.
+
+    The source's position says how far it is, for whoever looks.
+    """
+
+    def __init__(self, source: FileIO, target: FileIO, begin: int, size: int, follower: Follower) -> None:
+        self._source = source
+        self._target = target
+        self._begin = begin
+        self._size = size
+        self._follower = follower
+        self._kernel = True
+        self._room = memoryview(b"")
+
+    def run(self) -> None:
+        """Copy all of it, and close both."""
+        with self._source, self._target:
+            try:
+                position = 0
+                # beforehand: what is read ahead in a hole counts as data afterwards
+                for start, end in list(islice(self._stretches(), _STRETCHES)):
+                    self._hole(position, start)
+                    self._stretch(start, end)
+                    position = end
+                self._stretch(position, self._size)
+            except BaseException as error:
+                self._follower.fail(error)
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        """From where to where there are data, in order; where holes cannot be told, to the end."""
+        source, at, end = self._source.fileno(), self._begin, self._begin + self._size
         try:
-            while position < size:
-                start, end = _data(source.fileno(), begin + position, begin + size)
-                position, end = start - begin, end - begin
-                while position < end:
-                    follower.came(position)
-                    got = 0
-                    if not room:
-                        wanted = min(NUDGE, end - position)
-                        got = _in_kernel(source.fileno(), target.fileno(), wanted, begin + position, position)
-                    if not got:
-                        room = room or memoryview(bytearray(CHUNK))
-                        piece = _read(source.fileno(), room[: end - position], begin + position)
-                        follower.came(position)
-                        write_at(target.fileno(), piece, position)
-                        got = len(piece)
-                    position += got
-                follower.came(position)
-        except BaseException as error:
-            follower.fail(error)
+            while at < end:
+                start = min(os.lseek(source, at, os.SEEK_DATA), end)
+                at = min(os.lseek(source, start, os.SEEK_HOLE), end)
+                yield start - self._begin, at - self._begin
+        except OSError as error:
+            if error.errno == errno.ENXIO and os.fstat(source).st_size >= end:
+                yield self._size, self._size  # a hole behind the last
+        finally:
+            os.lseek(source, self._begin, os.SEEK_SET)
 
+    def _hole(self, position: int, end: int) -> None:
+        """Leave a hole where zeros are read: that there are no data was said wrongly before (OpenZFS, issue 15526)."""
+        while position < end:
+            piece = self._read(position, end)
+            if bytes(piece) != _ZEROS[: len(piece)]:
+                write_at(self._target.fileno(), piece, position)
+            position = self._came(position + len(piece))
 
-def _data(source: int, at: int, end: int) -> tuple[int, int]:
-    """The next stretch of a file that has data, from ``at`` on and before ``end``; an empty one at ``end`` for none."""
-    try:
-        start = min(os.lseek(source, at, os.SEEK_DATA), end)
-        return start, min(os.lseek(source, start, os.SEEK_HOLE), end)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            return at, end  # it cannot say: all of it is data
-        if os.fstat(source).st_size < end:
-            raise Unreadable(_SHORTER) from error
-        return end, end
+    def _stretch(self, position: int, end: int) -> None:
+        while position < end:
+            self._follower.check()
+            got = self._copied(position, min(NUDGE, end - position)) if self._kernel else 0
+            if not got:
+                self._kernel = False
+                piece = self._read(position, end)
+                self._follower.check()
+                write_at(self._target.fileno(), piece, position)
+                got = len(piece)
+            position = self._came(position + got)
+
+    def _came(self, position: int) -> int:
+        os.lseek(self._source.fileno(), self._begin + position, os.SEEK_SET)
+        self._follower.came(position)
+        return position
+
+    def _copied(self, position: int, size: int) -> int:
+        return _in_kernel(
+            self._source.fileno(), self._target.fileno(), size, self._begin + position, position
+        )
+
+    def _read(self, position: int, end: int) -> memoryview:
+        if not self._room:
+            self._room = memoryview(bytearray(CHUNK))
+        return _read(self._source.fileno(), self._room[: end - position], self._begin + position)
 
 
 def _in_kernel(source: int, target: int, size: int, at: int, position: int) -> int:

@@ -14,7 +14,7 @@ from orchestrator.store.staging import Place, Staged, remove, seal, staged_name
 
 if TYPE_CHECKING:
     from orchestrator.ports import Ahead
-    from orchestrator.store.helping import Helper
+    from orchestrator.store.helping import Taker
 
 # How many files of an intake wait for one sync: bounds memory, and what is lost with the process.
 TOGETHER = 16384
@@ -29,21 +29,20 @@ class FolderIntake:
         self._link = link
         self._what = f"write to the store {place.location}"
         self._waiting: dict[Digest, tuple[str, str]] = {}  # where it is staged, what its name will be
-        # staged names of the owner's files: size and mtime when hashed
-        self._linked: dict[str, tuple[int, int]] = {}
-        self.sealed: set[tuple[int, int]] = (
-            set()
-        )  # device and inode of those that were given a blob's time stamp
+        # staged names of the owner's files: size and mtime when hashed, and the digest
+        self._linked: dict[str, tuple[int, int, Digest]] = {}
+        # device and inode of those that were given a blob's time stamp
+        self.sealed: dict[tuple[int, int], Digest] = {}
         self._folders: set[str] = set()
         self._staged: set[str] = set()  # and not waiting yet
         self._buffer = memoryview(b"")
 
-    def helper(self) -> Helper | None:
+    def helper(self) -> Taker | None:
         """Start a process that reads files for this intake, if one can be had; to be closed before it."""
-        from orchestrator.store.helping import Helper
+        from orchestrator.store.helping import Taker
 
         try:
-            return Helper(self._place.location, self._link, self._staged)
+            return Taker(self._place.location, self._link, self._staged)
         except OSError:  # no memory, too many processes: then it takes longer
             return None
 
@@ -119,7 +118,7 @@ class FolderIntake:
                 if path is not None:
                     self._waiting[digest] = path, name
                     if stamp is not None:
-                        self._linked[path] = stamp
+                        self._linked[path] = (*stamp, digest)
             elif path is not None:  # another file was the same
                 os.unlink(path)
             if path is not None:
@@ -128,7 +127,7 @@ class FolderIntake:
 
     def _seal_linked(self) -> None:
         """Make the owner's files read-only, unless somebody wrote to one since it was hashed."""
-        for path, (size, mtime) in self._linked.items():
+        for path, (size, mtime, digest) in self._linked.items():
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 status = os.fstat(descriptor)
@@ -138,7 +137,7 @@ class FolderIntake:
                         hint="finish writing before it is added with --link",
                     )
                 seal(descriptor)
-                self.sealed.add((status.st_dev, status.st_ino))
+                self.sealed[status.st_dev, status.st_ino] = digest
             finally:
                 os.close(descriptor)
         self._linked.clear()

@@ -9,7 +9,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -159,12 +159,12 @@ class OwedIntake:
         self._intake = intake
         self.digests: dict[Digest, None] = {}
 
-    def helper(self) -> Helper | None:
+    def helper(self) -> Helper[Ahead] | None:
         """Start a process that reads files."""
         return self._intake.helper()
 
     @property
-    def sealed(self) -> Set[tuple[int, int]]:
+    def sealed(self) -> Mapping[tuple[int, int], Digest]:
         """Device and inode of the files that became blobs where they lie."""
         return self._intake.sealed
 

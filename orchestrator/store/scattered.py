@@ -10,18 +10,31 @@ import fcntl
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from orchestrator.digest import CHUNK, Digest, hex_of
 from orchestrator.store.disk import told
 from orchestrator.store.following import Follower, write_at
-from orchestrator.store.staging import Place, StagedFile
+from orchestrator.store.staging import Place, StagedFile, remove
 
 _HEAD = struct.Struct("<16sQ")  # what it is, and bytes of an extent
 _KIND = b"mirage-part/1".ljust(16, b"\0")
 _END = struct.Struct("<Q")  # of an extent: the position to which it is there, 0 where it was not begun
 _EACH = 4 << 20  # bytes of an extent between two notes
 _ZEROS = bytes(CHUNK)
+
+
+def _seen_from(folder: str) -> str:
+    """What tells this machine's part of a file from another's, where both see the folder.
+
+    flock(2) may hold on one machine alone there. What is on no disk of this machine has 0 as its major number.
+    """
+    if os.major(os.stat(folder).st_dev):
+        return ""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as source:
+        return f".{source.read(8).decode()}"
 
 
 class Scattered(StagedFile):
@@ -40,6 +53,8 @@ class Scattered(StagedFile):
         self._spared = False
         self._digest: Digest | None = None
         self._extents = -(-size // extent)
+        self._lock = threading.Lock()
+        self._streams = 0
         self._noted: dict[int, int] = {}  # extent: to where it was noted
         try:
             with told(self._what):
@@ -89,10 +104,32 @@ class Scattered(StagedFile):
         assert self._digest is not None, "not followed"
         return self._digest
 
+    def commit(self) -> tuple[Digest, int]:
+        """Make the blob durable and visible; where that is interrupted, another process goes on with it."""
+        try:
+            return super().commit()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self.spare()
+            raise
+
     def finish(self, *, durable: bool) -> None:
         """End writing, as every staged file: it is the blob then, without notes."""
+        if durable:
+            os.fsync(self._descriptor)  # the long part, while another process could still go on with it
         os.ftruncate(self._descriptor, self.size)
         super().finish(durable=durable)
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Held by a thread that writes."""
+        with self._lock:
+            self._streams += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams -= 1
 
     def spare(self) -> None:
         """Leave it where it is, for a process that goes on with it: nothing of what came was seen to be wrong."""
@@ -102,12 +139,24 @@ class Scattered(StagedFile):
         """Close, and leave nothing under `staging/` that was not handed over, named or spared."""
         if self._spared and self._noted and self.path.endswith(".part"):
             self.hand_over()
+        with self._lock:
+            if self._streams:
+                # Whoever interrupts also the wait for a stream ends this process: its number is not used again until then.
+                if self._mine:
+                    remove(self.path)
+                self._descriptor = -1
         super().discard()
 
     def _opened(self, place: Place) -> tuple[str, int]:
-        path = os.path.join(place.staging(), f"{hex_of(self._wanted)}.part")
+        path = os.path.join(place.staging(), f"{hex_of(self._wanted)}{_seen_from(place.staging())}.part")
+        flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                descriptor = os.open(path, flags | os.O_RDWR, 0o644)
+            except (
+                PermissionError
+            ):  # sealed by a process that died just then, before it gave it its name: it goes
+                descriptor = os.open(path, flags | os.O_RDONLY, 0o644)
         except OSError:  # another user's, or something else has its name
             return super()._opened(place)
         try:
@@ -119,9 +168,15 @@ class Scattered(StagedFile):
                 and not mine.st_mode & 0o022
                 and os.path.samestat(mine, there)  # not what was named, or removed, a moment ago
             ):
-                return path, descriptor
-        except OSError:  # another process is at it, or it cannot be locked here
+                if mine.st_mode & 0o200:
+                    return path, descriptor
+                os.unlink(path)
+        except BlockingIOError:  # another process is at it
             pass
+        except OSError:  # it cannot be locked here
+            with suppress(OSError):
+                if not os.fstat(descriptor).st_size:
+                    os.unlink(path)
         os.close(descriptor)
         return super()._opened(place)
 

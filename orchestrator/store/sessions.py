@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -334,11 +334,11 @@ class _Intake:
         self._condemned = condemned
         self.doubtful: set[Digest] = set()
 
-    def helper(self) -> Helper | None:
+    def helper(self) -> Helper[Ahead] | None:
         return self.inner.helper()
 
     @property
-    def sealed(self) -> Set[tuple[int, int]]:
+    def sealed(self) -> Mapping[tuple[int, int], Digest]:
         return self.inner.sealed
 
     def add(self, descriptor: int, size: int, ahead: Ahead | None = None) -> tuple[Digest, int]:

@@ -48,7 +48,7 @@ class Place(Staging, Protocol):
 
 
 # The names that are given there; the second one is that of a blob that another process may go on with.
-STAGED = re.compile(r"[0-9]+-[0-9a-f]{16}(\.[12])?|[0-9a-f]{64}\.part")
+STAGED = re.compile(r"[0-9]+-[0-9a-f]{16}(\.[12])?|[0-9a-f]{64}(\.[0-9a-f]{8})?\.part")
 
 
 def staged_name(place: Staging) -> str:
