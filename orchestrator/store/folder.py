@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
-from orchestrator.store import folder_upkeep
+from orchestrator.store import folder_upkeep, mounts
 from orchestrator.store.disk import NO_LINK, open_regular, sync, told, write_all
 from orchestrator.store.folder_objects import FolderObjects
 from orchestrator.store.intake import FolderIntake
@@ -82,7 +82,7 @@ class FolderStore(FolderObjects):
         """
         path = self._blob(digest)
         try:
-            status = os.lstat(path)
+            status = os.lstat(path) if self.is_near() else mounts.status(path)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
@@ -218,14 +218,17 @@ class FolderStore(FolderObjects):
             if not self.present(digest, status.st_size):
                 staged = staged_name(self)
                 try:
-                    os.link(path, staged, follow_symlinks=False)
+                    with suppress(
+                        FileExistsError
+                    ):  # nobody else has that name: a lost answer, asked for again
+                        os.link(path, staged, follow_symlinks=False)
                     descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                     try:
                         seal(descriptor)
                         os.fsync(descriptor)
                     finally:
                         os.close(descriptor)
-                    os.rename(staged, target)
+                    mounts.rename(staged, target, lambda: self.present(digest, status.st_size))
                 except OSError as error:
                     if error.errno not in NO_LINK:
                         raise
