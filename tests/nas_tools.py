@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from orchestrator.digest import of_bytes
 from orchestrator.image.mmdebstrap import Recipe, build_rootfs
@@ -40,11 +41,13 @@ PACKAGES = (
     ),
 )
 # What the guests' tests do not use, and would only make their image larger.
-UNUSED = ("*mypy*", "numpy*", "pyarrow*", "pip*", "ruff*", "__pycache__", "setuptools*", "pygments")
+UNUSED = ("*mypy*", "numpy*", "pyarrow*", "pip*", "ruff*", "__pycache__", "setuptools*")
 INIT = f"""#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
+mkdir -p /dev/shm
+mount -t tmpfs tmpfs /dev/shm
 modprobe -a virtio_net
 mount -o ro /dev/vdb /mirage
 ip link set lo up
@@ -98,7 +101,7 @@ class Done:
     err: str
 
     @property
-    def json(self) -> object:
+    def json(self) -> Any:
         """What it printed as its last line."""
         return json.loads(self.out.splitlines()[-1])
 
