@@ -24,7 +24,7 @@ from orchestrator.upkeep.collect import Busy, collect, look
 from tests import gc_tools
 from tests.figures import Counts
 from tests.race_tools import RACES, judge
-from tests.store_tools import Heard, check_store, manifest, staged, whole
+from tests.store_tools import Heard, check_store, content, manifest, staged, whole
 
 GATE = 7008
 OVER = Path("/run/over")  # whoever goes on until it is stopped, stops when this is there
@@ -179,15 +179,17 @@ def remembers(root: str, begin: str, end: str, name: str) -> object:
     """Look for what another machine is about to remove and to make, wait for it to say so, and look again."""
     store = FolderStore.open_at(Path(root))
     digest, key = of_bytes(b"going"), f"refs/dataset/{name}/v1.json"
-    before = store.has(digest), store.read(key) is not None, list(store.keys(f"refs/dataset/{name}/"))
+    coming = of_bytes(b"coming" + name.encode())
+
+    def seen() -> list[object]:
+        return [store.has(digest), store.read(key) is not None, list(store.keys(f"refs/dataset/{name}/"))]
+
+    before = [*seen(), store.has(coming)]
     Path(begin).touch()
     while not os.path.exists(end):
         os.listdir(os.path.dirname(end))
         time.sleep(0.02)
-    return [
-        before,
-        (store.has(digest), store.read(key) is not None, list(store.keys(f"refs/dataset/{name}/"))),
-    ]
+    return [before, [content(store, coming).decode(), *seen()]]
 
 
 def changes(root: str, begin: str, end: str, name: str) -> object:
@@ -197,6 +199,7 @@ def changes(root: str, begin: str, end: str, name: str) -> object:
         os.listdir(os.path.dirname(begin))
         time.sleep(0.02)
     store.remove([of_bytes(b"going")])
+    store.put(b"coming" + name.encode())
     made = store.create(f"refs/dataset/{name}/v1.json", b"{}")
     Path(end).touch()
     return made
@@ -227,8 +230,8 @@ def lists(root: str, prefix: str, begin: str, rounds: str, pace: str) -> object:
     store, plain, ours = FolderStore.open_at(Path(root)), 0, 0
     for turn in range(int(rounds)):
         folder = f"{root}/{prefix}/{turn}"
-        _at(float(begin) + turn * float(pace) - 0.01)
-        end = time.time() + 0.05
+        _at(float(begin) + turn * float(pace) - 0.08)  # the clocks are not quite one
+        end = time.time() + 0.16
         while time.time() < end:
             os.listdir(folder)
     time.sleep(1)

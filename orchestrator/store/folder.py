@@ -73,6 +73,12 @@ class FolderStore(FolderObjects):
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there; one that was written to since it was stored is hashed first."""
+        if self.present(digest, None):
+            return True
+        if self.is_near():
+            return False
+        with suppress(OSError):  # another machine may have stored it since this one looked
+            mounts.forget(os.path.dirname(self._blob(digest)))
         return self.present(digest, None)
 
     def present(self, digest: Digest, size: int | None) -> bool:
@@ -133,8 +139,15 @@ class FolderStore(FolderObjects):
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading."""
+        path = self._blob(digest)
         try:
-            return open(open_regular(self._blob(digest)), "rb")
+            try:
+                return open(open_regular(path), "rb")
+            except FileNotFoundError:
+                if self.is_near():
+                    raise
+                mounts.stir(os.path.dirname(path))
+                return open(open_regular(path), "rb")
         except FileNotFoundError as error:
             self._doubt(digest)
             raise StoreError(
