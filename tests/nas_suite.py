@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import by_hand
+from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.checks import stores
 from orchestrator.store import promises
 from orchestrator.store.folder import FolderStore
@@ -56,7 +56,7 @@ def test_a_large_file_comes_and_goes(backend: Backend, tmp_path: Path) -> None:
     store = FolderStore.open_at(backend.root)
     for link in (False, True):
         made = by_hand.add(store, tmp_path / "file", kind="dataset", name="large", version=None, link=link)
-        by_hand.copy_out(store, made, tmp_path / f"out-{link}")
+        copying_out.copy_out(store, made, tmp_path / f"out-{link}")
         assert (tmp_path / f"out-{link}").read_bytes() == (tmp_path / "file").read_bytes()
 
 

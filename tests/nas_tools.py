@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ PACKAGES = (
 )
 # What the guests' tests do not use, and would only make their image larger.
 UNUSED = ("*mypy*", "numpy*", "pyarrow*", "pip*", "ruff*", "__pycache__", "setuptools*")
+UP = 400.0  # seconds within which a guest is there; it takes ten, and a busy machine stalls
 INIT = f"""#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 mount -t tmpfs tmpfs /run
@@ -255,7 +255,18 @@ class Lab:
         """Start a guest whose network cards are the ends of ``lines``, "a-b" for the end of a towards b."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        argv = ["qemu-system-x86_64", *self.accelerator.split(), "-m", str(memory), "-smp", "1", "-no-reboot"]
+        argv = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-x86_64",
+            *self.accelerator.split(),
+            "-m",
+            str(memory),
+            "-smp",
+            "1",
+            "-no-reboot",
+        ]
         argv += ["-nodefaults", "-display", "none", "-serial", f"file:{self.folder / name}.console"]
         argv += ["-kernel", str(self.images.kernel), "-initrd", str(self.images.initrd)]
         argv += [
@@ -315,31 +326,37 @@ class Nas:
         """The server's, for that client."""
         return f"10.1.{number}.1"
 
-    def start_server(self) -> None:
-        """Start it on its disks, again too."""
-        names = [f"server-client{number}" for number in range(self.count)]
-        self.server = self.lab.start("server", names, self.disks)
-        self.server.wait(180)
-        for number in range(len(names)):
+    def begin_server(self) -> None:
+        """Switch it on, with its disks. By the thread that lives as long as it shall."""
+        self.server = self.lab.start(
+            "server", [f"server-client{each}" for each in range(self.count)], self.disks
+        )
+
+    def serve(self) -> None:
+        """Wait until it is there, and let it export its disks."""
+        self.server.wait(UP)
+        for number in range(self.count):
             self.server.sh(
                 f"ip link set eth{number + 1} up; ip address add {self.address(number)}/24 dev eth{number + 1}"
             )
-        self.server.sh(SERVE, seconds=120)
+        self.server.sh(SERVE, seconds=240)
+
+    def begin_client(self, number: int) -> None:
+        """Switch a client on, in the place of one that was cut off too."""
+        self.clients[number] = self.lab.start(f"client{number}", [f"client{number}-server"])
+
+    def join(self, number: int) -> None:
+        """Wait until it is there, and let it speak to the server."""
+        self.clients[number].wait(UP)
+        self.clients[number].sh(
+            f"hostname client{number}; ip link set eth1 up; ip address add 10.1.{number}.2/24 dev eth1;"
+            "modprobe -a nfs nfsv4 nfsv3 cifs; rpcbind -w; rpc.statd"
+        )
 
     def cut(self) -> None:
         """End all of them."""
         for guest in (self.server, *self.clients.values()):
             guest.cut()
-
-    def start_client(self, number: int) -> None:
-        """Start a client, in the place of one that was cut off too."""
-        guest = self.lab.start(f"client{number}", [f"client{number}-server"])
-        self.clients[number] = guest
-        guest.wait(180)
-        guest.sh(
-            f"hostname client{number}; ip link set eth1 up; ip address add 10.1.{number}.2/24 dev eth1;"
-            "modprobe -a nfs nfsv4 nfsv3 cifs; rpcbind -w; rpc.statd"
-        )
 
     def mount(self, number: int, kind: str, where: str, *, disk: str = "vdc", options: str = "") -> None:
         """Mount an export on a client: "nfs4", "nfs3" or "smb3"."""
@@ -357,7 +374,7 @@ class Nas:
 def nas(folder: Path, *, clients: int = 2, made: Images | None = None) -> Iterator[Nas]:
     """A NAS with its clients, started; two minutes and more where there is no KVM."""
     made = made or images(folder)
-    lab = Lab(folder, made, _accelerator(made, folder))
+    lab = Lab(folder, made, accelerator(made, folder))
     disks = (folder / "large.disk", folder / "small.disk")
     for path, size in zip(disks, (4096, 96), strict=True):
         path.unlink(missing_ok=True)
@@ -365,17 +382,17 @@ def nas(folder: Path, *, clients: int = 2, made: Images | None = None) -> Iterat
             sink.truncate(size << 20)
     with ExitStack() as stack:
         place = Nas(lab, disks, clients)
+        place.begin_server()
         stack.callback(place.cut)
+        for number in range(clients):
+            place.begin_client(number)
         with ThreadPoolExecutor() as pool:
-            begun = [pool.submit(place.start_server)]
-            begun += [pool.submit(place.start_client, number) for number in range(clients)]
+            begun = [
+                pool.submit(place.serve),
+                *(pool.submit(place.join, number) for number in range(clients)),
+            ]
         for each in begun:
             each.result()
         yield place
     for path in disks:
         path.unlink()
-
-
-@cache
-def _accelerator(made: Images, folder: Path) -> str:
-    return accelerator(made, folder)

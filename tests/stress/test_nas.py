@@ -199,7 +199,8 @@ def test_a_clients_power_is_cut(place: Nas, kind: str, name: str, counted: Count
         publishing[0].result()
         with pytest.raises(OSError):
             publishing[1].result()
-        place.start_client(1)
+        place.begin_client(1)
+        place.join(1)
         mount_all(place, 1)
         counts.trials += 1
     for guest in (place.server, place.clients[1]):
