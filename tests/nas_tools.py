@@ -376,7 +376,7 @@ def nas(folder: Path, *, clients: int = 2, made: Images | None = None) -> Iterat
     made = made or images(folder)
     lab = Lab(folder, made, accelerator(made, folder))
     disks = (folder / "large.disk", folder / "small.disk")
-    for path, size in zip(disks, (4096, 96), strict=True):
+    for path, size in zip(disks, (4096, 48), strict=True):
         path.unlink(missing_ok=True)
         with path.open("wb") as sink:
             sink.truncate(size << 20)

@@ -254,13 +254,13 @@ def fill(root: str, number: str) -> object:
         for turn in range(10_000):
             made.append(
                 publish(
-                    store, manifest(store, f"fill{number}", os.urandom(100_000).hex()), None, None
+                    store, manifest(store, f"fill{number}", os.urandom(500_000).hex()), None, None
                 ).ref.version
             )
             many = Path(f"/tmp/many-{number}")
             many.mkdir(exist_ok=True)
             with store.intake() as intake:
-                for each in range(20):
+                for each in range(18):  # more than are synced one by one
                     (many / str(each)).write_bytes(os.urandom(8000))
                     with (many / str(each)).open("rb") as source:
                         intake.add(source.fileno(), 8000)

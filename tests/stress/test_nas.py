@@ -253,8 +253,12 @@ def test_the_server_begins_anew_and_its_answers_are_lost(
 def test_a_full_export(place: Nas, kind: str, name: str, quota: bool, counted: Counted) -> None:
     """Both fill it until they are refused; what was published before is whole, and with space again it goes on."""
     counts, root, uid = counted(FULL), f"/mnt/{kind}-small/{name}/store", 1000
-    limit = "4000 4000 0 0" if quota else "0 0 0 0"
+    limit = "9000 9000 0 0" if quota else "0 0 0 0"
     place.server.sh(f"setquota -u {uid} {limit} /export/vdd")
+    # what was removed is free when the server has closed it
+    place.server.sh(
+        "until [ $(df --output=pcent /export/vdd | tail -1 | tr -d ' %') -lt 30 ]; do sleep 1; done"
+    )
     place.clients[0].work("opened", root, uid=uid)
     filling = [
         guest.starts("fill", root, str(number), uid=uid, seconds=600)
