@@ -104,9 +104,8 @@ def test_a_machine_sees_at_once_what_another_did(place: Nas, kind: str, name: st
         assert one.work("changes", root, f"{begin}{turn}", f"{end}{turn}", f"new{turn}").json is True
         before, after = looking.result().json
         assert before == [True, False, [], False]
-        counts.unless(
-            after == [False, True, [f"refs/dataset/new{turn}/v1.json"]], "corrupt", f"{kind}: {after}"
-        )
+        wanted = [f"comingnew{turn}", False, True, [f"refs/dataset/new{turn}/v1.json"]]
+        counts.unless(after == wanted, "corrupt", f"{kind}: {after}")
 
 
 def test_two_names_within_one_tick_are_both_listed(
