@@ -146,7 +146,7 @@ class FolderStore(FolderObjects):
             except FileNotFoundError:
                 if self.is_near():
                     raise
-                mounts.stir(os.path.dirname(path))
+                mounts.stir(str(self._root), os.path.dirname(path))
                 return open(open_regular(path), "rb")
         except FileNotFoundError as error:
             self._doubt(digest)

@@ -47,7 +47,7 @@ class FolderObjects:
             self._make_folder(os.path.dirname(target))
             if os.path.lexists(target):
                 sync(os.path.dirname(target))
-                mounts.shown(target)
+                mounts.shown(str(self._root), target)
                 return False
             staged = staged_name(self)
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -65,7 +65,7 @@ class FolderObjects:
                         made = False
                 sync(os.path.dirname(target))
                 if not made:
-                    mounts.shown(target)
+                    mounts.shown(str(self._root), target)
                 return made
             finally:
                 os.close(descriptor)

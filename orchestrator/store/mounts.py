@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from orchestrator.store.disk import open_regular, read_regular
+from orchestrator.store.disk import folder_below, open_regular, read_regular
 
 LATE = 10.0  # seconds within which a network's file system shows what another machine made
 _POLL = 0.02
@@ -68,12 +68,14 @@ def reached(root: str, folder: str) -> bool:
     return True
 
 
-def stir(folder: str) -> None:
-    """Change a folder, so that all that this machine remembers of it is asked for anew; in vain where that is refused."""
-    path = f"{folder}/.seen-{os.getpid()}-{os.urandom(8).hex()}"  # no key, no blob
-    with suppress(OSError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-        os.unlink(path)
+def stir(root: str, folder: str) -> None:
+    """Change a folder below ``root``, so that all that this machine remembers of it is asked for anew; in vain where that
+    is refused, or where a link leads there.
+    """
+    name = f".seen-{os.getpid()}-{os.urandom(8).hex()}"  # no key, no blob
+    with suppress(OSError), folder_below(root, os.path.relpath(folder, root).split("/")) as there:
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=there))
+        os.unlink(name, dir_fd=there)
 
 
 def read(path: str) -> bytes:
@@ -100,12 +102,12 @@ def read_late(root: str, path: str) -> bytes | None:
         except (FileNotFoundError, NotADirectoryError):
             if time.monotonic() > end:
                 return None
-        stir(folder)
+        stir(root, folder)
         time.sleep(_POLL)
     return None
 
 
-def shown(path: str) -> None:
+def shown(root: str, path: str) -> None:
     """Wait until what another one made is there to read: some mounts refuse a name before they show it. Raises OSError."""
     end = time.monotonic() + LATE
     while True:
@@ -115,7 +117,7 @@ def shown(path: str) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE) or time.monotonic() > end:
                 raise
-        stir(os.path.dirname(path))
+        stir(root, os.path.dirname(path))
         time.sleep(_POLL)
 
 
