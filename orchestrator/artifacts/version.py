@@ -15,7 +15,7 @@ from orchestrator import canonical
 from orchestrator.artifacts import alias, tombstone
 from orchestrator.artifacts.tree import check_path
 from orchestrator.canonical import Json
-from orchestrator.digest import Digest, of_bytes, of_file, parse_digest
+from orchestrator.digest import CHUNK, Digest, of_bytes, of_file, parse_digest
 from orchestrator.errors import ArtifactError, MirageError, StoreError, did_you_mean
 from orchestrator.image.oci import timestamp
 from orchestrator.ports import Store
@@ -339,7 +339,11 @@ def read_verified(store: Store, digest: Digest, *, limit: int = MAX_TREE) -> byt
     """A small blob's bytes; StoreError where they are not what the digest says, or more than ``limit``."""
     with store.open(digest) as source:
         try:
-            data = source.read(limit + 1)
+            # piece by piece: what is asked for is made room for, and a small machine has no GiB of it
+            pieces = [source.read(min(limit, CHUNK) + 1)]
+            while len(pieces[-1]) > CHUNK and (len(pieces) - 1) * CHUNK <= limit:
+                pieces.append(source.read(CHUNK + 1))
+            data = b"".join(pieces)
         except OSError as error:
             raise StoreError(f"cannot read {digest} in {store.location}: {error.strerror}") from error
     if len(data) > limit:

@@ -28,7 +28,8 @@ _HINTS = {
     errno.EPERM: "check who owns the folder and its permissions",
     errno.EROFS: "the file system is mounted read-only: name a writable one under `store:`",
     errno.EIO: "the disk or the NAS failed: look at `dmesg`, then run the command again",
-    errno.ESTALE: "the NAS forgot the folder: mount it again, then run the command again",
+    errno.ESTALE: "another machine removed it meanwhile, or the NAS forgot the folder: run the command again, and if it "
+    "says the same, mount the folder again",
 }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from orchestrator import canonical
 from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
 from orchestrator.errors import StoreError
-from orchestrator.store import folder_upkeep
+from orchestrator.store import folder_upkeep, mounts
 from orchestrator.store.disk import NO_LINK, open_regular, sync, told, write_all
 from orchestrator.store.folder_objects import FolderObjects
 from orchestrator.store.intake import FolderIntake
@@ -73,6 +73,12 @@ class FolderStore(FolderObjects):
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there; one that was written to since it was stored is hashed first."""
+        if self.present(digest, None):
+            return True
+        if self.is_near():
+            return False
+        with suppress(OSError):  # another machine may have stored it since this one looked
+            mounts.forget(os.path.dirname(self._blob(digest)))
         return self.present(digest, None)
 
     def present(self, digest: Digest, size: int | None) -> bool:
@@ -82,7 +88,7 @@ class FolderStore(FolderObjects):
         """
         path = self._blob(digest)
         try:
-            status = os.lstat(path)
+            status = os.lstat(path) if self.is_near() else mounts.status(path)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
@@ -133,8 +139,15 @@ class FolderStore(FolderObjects):
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading."""
+        path = self._blob(digest)
         try:
-            return open(open_regular(self._blob(digest)), "rb")
+            try:
+                return open(open_regular(path), "rb")
+            except FileNotFoundError:
+                if self.is_near():
+                    raise
+                mounts.stir(str(self._root), os.path.dirname(path))
+                return open(open_regular(path), "rb")
         except FileNotFoundError as error:
             self._doubt(digest)
             raise StoreError(
@@ -218,14 +231,17 @@ class FolderStore(FolderObjects):
             if not self.present(digest, status.st_size):
                 staged = staged_name(self)
                 try:
-                    os.link(path, staged, follow_symlinks=False)
+                    with suppress(
+                        FileExistsError
+                    ):  # nobody else has that name: a lost answer, asked for again
+                        os.link(path, staged, follow_symlinks=False)
                     descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                     try:
                         seal(descriptor)
                         os.fsync(descriptor)
                     finally:
                         os.close(descriptor)
-                    os.rename(staged, target)
+                    mounts.rename(staged, target, lambda: self.present(digest, status.st_size))
                 except OSError as error:
                     if error.errno not in NO_LINK:
                         raise

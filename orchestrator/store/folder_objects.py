@@ -6,18 +6,15 @@ A folder is named durably before anything is put into it. Blobs are folder.py's.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import StoreError
-from orchestrator.store import folder_upkeep
-from orchestrator.store.disk import folder_below, open_regular, read_regular, sync, told, write_all
+from orchestrator.store import folder_upkeep, mounts
+from orchestrator.store.disk import folder_below, sync, told, write_all
 from orchestrator.store.keys import accumulated, check_key, is_key_part
 from orchestrator.store.staging import staged_name
-
-_LATE = 10.0  # seconds within which a network's file system shows what another machine made
 
 
 class FolderObjects:
@@ -27,7 +24,7 @@ class FolderObjects:
         self._root = root
         self._staging = str(root / "staging")
         self._known_folders: set[str] = set()
-        self._on_disk: bool | None = None  # whether it lies on a disk of this machine, once that was asked
+        self._near: bool | None = None  # whether it lies on a disk of this machine, once that was asked
 
     @property
     def location(self) -> str:
@@ -50,7 +47,7 @@ class FolderObjects:
             self._make_folder(os.path.dirname(target))
             if os.path.lexists(target):
                 sync(os.path.dirname(target))
-                _shown(target)
+                mounts.shown(str(self._root), target)
                 return False
             staged = staged_name(self)
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -62,13 +59,13 @@ class FolderObjects:
                 try:
                     os.link(staged, target)
                 except OSError:
-                    if not _is_named(descriptor, target):
+                    if not mounts.is_named(descriptor, target):
                         if not os.path.lexists(target):
                             raise
                         made = False
                 sync(os.path.dirname(target))
                 if not made:
-                    _shown(target)
+                    mounts.shown(str(self._root), target)
                 return made
             finally:
                 os.close(descriptor)
@@ -80,32 +77,20 @@ class FolderObjects:
         path = self._key_name(key)
         try:
             try:
-                return read_regular(path)
+                return mounts.read(path)
             except (FileNotFoundError, NotADirectoryError):
-                return self._read_late(path)
+                return None if self.is_near() else mounts.read_late(str(self._root), path)
         except OSError as error:
             raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}") from error
 
-    def _read_late(self, path: str) -> bytes | None:
-        """What is not there by its name: on a mount of the network it may be listed, and shown a moment later.
-
-        A client of NFS remembers for seconds what was not there. What is on no disk of this machine has 0 as its major
-        number (tmpfs and Btrfs too, where it is in vain).
-        """
-        if self._on_disk is None:
-            self._on_disk = os.major(os.stat(self._root).st_dev) != 0 if os.path.isdir(self._root) else None
-        end = time.monotonic() + _LATE
-        folder, name = os.path.split(path)
-        while not self._on_disk:
+    def is_near(self) -> bool:
+        """Whether what a stat says is so, since nobody but this machine changes it; not so before there is a folder."""
+        if self._near is None:
             try:
-                if name not in os.listdir(folder):
-                    return None
-                return read_regular(path)
+                self._near = mounts.is_near(str(self._root))
             except (FileNotFoundError, NotADirectoryError):
-                if not os.path.isdir(folder) or time.monotonic() > end:
-                    return None
-                time.sleep(0.02)
-        return None
+                return True
+        return self._near
 
     def reads(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """Many objects, one after the other."""
@@ -117,10 +102,15 @@ class FolderObjects:
         if any(os.path.islink(f"{self._root}/{part}") for part in accumulated(prefix.rstrip("/"))):
             return
         found: list[str] = []
+        near = self.is_near()
+        if not near and not mounts.reached(str(self._root), pending[0][0]):
+            return
         while pending:
             folder, key = pending.pop()
             with told(f"list {folder}"):
                 try:
+                    if not near:
+                        mounts.forget(folder)
                     items = list(os.scandir(folder))
                 except (FileNotFoundError, NotADirectoryError):
                     continue
@@ -179,28 +169,3 @@ class FolderObjects:
                 os.mkdir(folder)
             sync(above or ".")
         self._known_folders.add(folder)
-
-
-def _is_named(descriptor: int, target: str) -> bool:
-    """Whether our own file has this name."""
-    ours = os.fstat(descriptor)
-    try:
-        return ours.st_nlink == 2 and os.path.samestat(ours, os.lstat(target))
-    except FileNotFoundError:
-        return False
-
-
-def _shown(target: str) -> None:
-    """Wait until what another one made is there to read: some network mounts refuse a name before they show it.
-
-    Raises OSError.
-    """
-    end = time.monotonic() + _LATE
-    while True:
-        try:
-            os.close(open_regular(target))
-            return
-        except FileNotFoundError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator.digest import Digest, hex_of, of_file, parse_digest
 from orchestrator.errors import StoreError
+from orchestrator.store import mounts
 from orchestrator.store.disk import folder_below, sync, told, write_all
 from orchestrator.store.staging import BLOB_MTIME, STAGED, Staging, seal, staged_name
 
@@ -115,7 +116,7 @@ def replace(place: Staging, target: str, data: bytes, durable: bool) -> None:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(staged, target)
+        mounts.rename(staged, target, lambda: mounts.read(target) == data)
         if durable:
             sync(os.path.dirname(target))
     except BaseException:

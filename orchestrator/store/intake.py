@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import ArtifactError
-from orchestrator.store import following
+from orchestrator.store import following, mounts
 from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
 from orchestrator.store.staging import Place, Staged, remove, seal, staged_name
 
@@ -84,7 +86,8 @@ class FolderIntake:
             try:
                 # The very file that was hashed, whatever its name is by now (linkat(2), AT_SYMLINK_FOLLOW). Python
                 # calls link(2), which does not follow, unless it is given a directory; an absolute path ignores it.
-                os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+                with suppress(FileExistsError):  # nobody else has that name: a lost answer, asked for again
+                    os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
             except OSError as error:
                 if error.errno not in NO_LINK and not isinstance(error, FileNotFoundError):
                     raise
@@ -198,9 +201,9 @@ class FolderIntake:
             self._seal_linked()
             sync_many([path for path, _ in self._waiting.values()], self._place.staging())
             while self._waiting:
-                _, (path, name) = self._waiting.popitem()
+                digest, (path, name) = self._waiting.popitem()
                 try:
-                    os.rename(path, name)
+                    mounts.rename(path, name, partial(self._place.present, digest, None))
                 except BaseException:
                     remove(path)
                     raise

@@ -21,7 +21,11 @@ def probe(place: Place) -> FolderPromises:
     if found.problem is not None:
         raise StoreError(
             f"the file system of {place.location} {found.problem}",
-            hint="name a folder on another one under `store:`: ext4, XFS, Btrfs, tmpfs and NFS do, and so does "
-            "a bucket (docs/store.md)",
+            hint=(
+                "mount it without nocto"
+                if found.nocto
+                else "name a folder on another one under `store:`: ext4, XFS, Btrfs, tmpfs and NFS do, and so does a bucket "
+                "(docs/store.md); most servers of SMB give the same folder by NFS too"
+            ),
         )
     return found

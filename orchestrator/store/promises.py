@@ -14,8 +14,16 @@ from pathlib import Path
 from orchestrator.store.disk import NO_LINK, sync
 
 _WRITERS = 8
-# What a machine by itself cannot see: file systems on which two machines were seen to win one name.
-_LIARS = {"fuse.seaweedfs": "two mounts both won a name in 252 of 300 races, with version 4.48"}
+# What a machine by itself cannot see, or not in time: kinds of file systems on which no store can be kept, and why.
+_SMB = (
+    "is SMB (cifs): a file that somebody reads cannot be replaced there, a name that was raced for cannot be read, and "
+    "nothing makes names durable"
+)
+_UNFIT = {
+    "fuse.seaweedfs": "(fuse.seaweedfs) gives one name to two machines: two mounts both won a name in 252 of 300 races, "
+    "with version 4.48",
+    **dict.fromkeys(("cifs", "smb3", "smb2", "smbfs", "fuse.smbnetfs"), _SMB),
+}
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 
@@ -28,7 +36,7 @@ class FolderPromises:
 
     link_once: bool  # link(2) refuses a name that is taken
     race: bool  # of several who link at once, one wins
-    replaces: bool  # rename(2) puts the new file in the place of the old one, whole
+    replaces: bool  # rename(2) puts the new file in the place of the old one, whole, also of one that is read
     no_link: str = ""
     no_sync: str = ""
     exclusive: bool = True  # O_EXCL refuses a name that is taken
@@ -37,10 +45,15 @@ class FolderPromises:
     modes: bool = True  # a file can be made read-only
     reflink: bool = False  # two files can share their bytes
     kind: str = ""  # of file system
+    nocto: bool = False  # NFS that does not ask the server when a file is opened
 
     @property
     def problem(self) -> str | None:
         """Why no store can be kept there, or None."""
+        if self.kind in _UNFIT:
+            return _UNFIT[self.kind]
+        if self.nocto:
+            return "is mounted with nocto, so that this machine does not see what others change"
         if self.no_link:
             return (
                 f"has no hard links ({self.no_link}), which is how a version is given to one publisher only"
@@ -49,10 +62,8 @@ class FolderPromises:
             return "lets a second publisher replace a first"
         if not self.race:
             return "lets several publishers at once win one name"
-        if self.kind in _LIARS:
-            return f"({self.kind}) gives one name to two machines: {_LIARS[self.kind]}"
         if not self.replaces:
-            return "does not put a renamed file in the place of another one"
+            return "does not put a renamed file in the place of another one that is being read"
         if self.no_sync:
             return f"cannot make files and their names durable ({self.no_sync})"
         return None
@@ -77,14 +88,17 @@ def examine(fresh: Callable[[], str]) -> FolderPromises:
         return made[-1]
 
     try:
-        return _examine(name)
+        kind, options = file_system(Path(name()).parent)
+        if kind in _UNFIT:  # what else would be found there is beside the point
+            return FolderPromises(False, False, False, kind=kind)
+        return _examine(name, kind, nocto="nocto" in options)
     finally:
         for each in made:
             with suppress(OSError):
                 os.unlink(each)
 
 
-def _examine(name: Callable[[], str]) -> FolderPromises:
+def _examine(name: Callable[[], str], kind: str, *, nocto: bool) -> FolderPromises:
     first, second, third = name(), name(), name()
     with _opened(first, b"first") as descriptor:
         no_sync = _refusal(lambda: os.fsync(descriptor)) or _refusal(lambda: sync(os.path.dirname(first)))
@@ -107,7 +121,8 @@ def _examine(name: Callable[[], str]) -> FolderPromises:
         stamps=_stamps(second),
         modes=_modes(second),
         reflink=_reflinks(second, name()),
-        kind=file_system(Path(first).parent),
+        kind=kind,
+        nocto=nocto,
     )
 
 
@@ -166,10 +181,11 @@ def _race(name: Callable[[], str]) -> bool:
 
 
 def _replaces(source: str, target: str) -> bool:
-    data = _bytes(source)
-    if _refusal(lambda: os.rename(source, target)):
-        return False
-    return _bytes(target) == data and not os.path.lexists(source)
+    data, before = _bytes(source), _bytes(target)
+    with open(target, "rb", buffering=0) as reader:
+        if _refusal(lambda: os.rename(source, target)):
+            return False
+        return _bytes(target) == data and not os.path.lexists(source) and reader.read() in (before, data)
 
 
 def _bytes(path: str) -> bytes:
@@ -192,18 +208,19 @@ def _reflinks(path: str, copy: str) -> bool:
         return not _refusal(lambda: fcntl.ioctl(target, _FICLONE, source.fileno()))
 
 
-def file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on (proc(5), mountinfo); empty where that cannot be told.
+def file_system(folder: Path) -> tuple[str, frozenset[str]]:
+    """The kind of file system that a folder lies on (proc(5), mountinfo), and its options; empty where that cannot be told.
 
     By the place of its mount: Btrfs gives each subvolume a device number that no mount has.
     """
-    found, depth = "", -1
+    found, options, depth = "", "", -1
     try:
         path = folder.resolve()
         for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
             where = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
             if len(where.parts) >= depth and path.is_relative_to(where):
-                found, depth = line.partition(" - ")[2].split()[0], len(where.parts)
-    except (OSError, IndexError):
+                kind, *_, options = line.partition(" - ")[2].split()
+                found, depth = kind, len(where.parts)
+    except (OSError, ValueError, IndexError):
         pass
-    return found
+    return found, frozenset(options.split(","))

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.digest import CHUNK, Digest, of_hasher, sha256
+from orchestrator.store import mounts
 from orchestrator.store.disk import sync, told, write_all
 from orchestrator.store.following import NUDGE, copied
 
@@ -43,7 +44,7 @@ class Place(Staging, Protocol):
     def room_for(self, digest: Digest) -> str:
         """The path of a blob; its folder is made, durably, where it is missing."""
 
-    def present(self, digest: Digest, size: int) -> bool:
+    def present(self, digest: Digest, size: int | None) -> bool:
         """Whether the blob is there and may be trusted."""
 
 
@@ -90,7 +91,7 @@ class StagedFile(ABC):
                 name = self._place.room_for(digest)
                 if not self._place.present(digest, self.size):
                     self.finish(durable=True)
-                    os.rename(self.path, name)
+                    mounts.rename(self.path, name, lambda: self._place.present(digest, self.size))
                     self.hand_over()
                 # also where another process named it: its own sync may still be to come
                 sync(os.path.dirname(name))
