@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from orchestrator.digest import CHUNK, Digest, hex_of
+from orchestrator.store import mounts
 from orchestrator.store.disk import told
 from orchestrator.store.following import Follower, write_at
 from orchestrator.store.staging import Place, StagedFile, remove
@@ -29,9 +30,9 @@ _ZEROS = bytes(CHUNK)
 def _seen_from(folder: str) -> str:
     """What tells this machine's part of a file from another's, where both see the folder.
 
-    flock(2) may hold on one machine alone there. What is on no disk of this machine has 0 as its major number.
+    flock(2) may hold on one machine alone there.
     """
-    if os.major(os.stat(folder).st_dev):
+    if mounts.is_near(folder):
         return ""
     with open("/proc/sys/kernel/random/boot_id", "rb") as source:
         return f".{source.read(8).decode()}"
