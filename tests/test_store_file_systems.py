@@ -15,6 +15,7 @@ import pytest
 from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.checks import stores
 from orchestrator.errors import StoreError
+from orchestrator.store import disk as store_disk
 from orchestrator.store import promises
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.following import LARGE
@@ -102,6 +103,19 @@ def _used(folder: Path) -> int:
 
 def test_many_race_for_names(backend: Backend, counted: Counted) -> None:
     races(backend.root, counted(RACES), publishers=6, rounds=6, readers=2)
+
+
+def test_many_files_are_synced_one_by_one_where_the_kernel_does_not_sync_all(
+    place: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """syncfs(2) says it has, and tells nothing to a file system in user space (fs/fuse/inode.c, fuse_sync_fs)."""
+    synced: list[str] = []
+    monkeypatch.setattr(store_disk, "sync", synced.append)
+    paths = [str(tmp_path / f"{number}") for number in range(40)]
+    for path in paths:
+        Path(path).touch()
+    store_disk.sync_many(paths, tmp_path)
+    assert synced == (paths if place[0].startswith("fuse") else [])
 
 
 def _both_win(first: Path, second: Path, name: str) -> bool:

@@ -346,10 +346,14 @@ def test_with_link_many_files_are_taken_together(
 ) -> None:
     monkeypatch.setattr(intake, "TOGETHER", 2)
     for number in range(9):
-        (data / f"{number}").write_text(f"file {number}")
+        (data / f"{number}").write_text(f"file {number}".ljust(5000))
+    for number in range(3):  # opened before the first is sealed, and taken after it
+        os.link(data / f"{number}", data / f"x{number}")
     _rest()
     assert _add(store, data, link=True) == "v1"
-    assert all(os.stat(data / f"{number}").st_nlink == 2 for number in range(9))
+    assert [os.stat(data / f"{number}").st_nlink for number in range(9)] == [3] * 3 + [2] * 6
+    version, count = _read_during(store, data)
+    assert version == "v1" and count < LONG // 8
 
 
 def test_with_link_another_file_system_gets_copies(store: FolderStore, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol
 
 from orchestrator.artifacts.guard import NO_GUARD, Guard
+from orchestrator.artifacts.stat_index import is_blob
 from orchestrator.artifacts.tree import MAX_DEPTH, MAX_FILES, TreeEntry, check_link, check_links, check_path
 from orchestrator.digest import Digest
 from orchestrator.errors import ArtifactError, StoreError
@@ -195,11 +196,10 @@ class _Collector:
                 and after.st_nlink == before.st_nlink
                 and after.st_ctime_ns != before.st_ctime_ns
             )
-            if put_back or (size, after.st_size, after.st_mtime_ns) != (
-                before.st_size,
-                before.st_size,
-                before.st_mtime_ns,
-            ):
+            stamps = size, after.st_size, after.st_mtime_ns
+            if (
+                put_back or stamps != (before.st_size, before.st_size, before.st_mtime_ns)
+            ) and not self._is_ours(after, digest):
                 raise ArtifactError(
                     f"{path!r} changed while it was taken", hint="finish writing before it is saved"
                 )
@@ -208,6 +208,10 @@ class _Collector:
             return TreeEntry(path, "f", bool(before.st_mode & 0o111), size, digest)
         finally:
             os.close(descriptor)
+
+    def _is_ours(self, status: os.stat_result, digest: Digest) -> bool:
+        """Whether a file became a blob by another of its names meanwhile, which changed its time stamp."""
+        return self._intake.sealed.get((status.st_dev, status.st_ino)) == digest and is_blob(status)
 
 
 def _check_regular(status: os.stat_result, path: str) -> None:

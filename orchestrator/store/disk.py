@@ -19,6 +19,7 @@ NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUP
 # Nanoseconds within which two changes of a file may carry one time stamp, with room for coarse file systems.
 RACY = 2 * 10**9
 _FEW = 16
+_FUSE = 0x65735546  # linux/magic.h
 _LONGEST = 512 << 20  # bytes; what names most, what a collection condemned, is far smaller
 
 _HINTS = {
@@ -106,29 +107,32 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def sync_many(files: Sequence[str], folder: str | os.PathLike[str]) -> None:
-    """Make many closed files durable; all are on the file system of ``folder``.
+def sync_many(paths: Sequence[str], folder: str | os.PathLike[str]) -> None:
+    """Make many closed files, or the names in many folders, durable; all are on the file system of ``folder``.
 
     One syncfs(2) instead of an fsync each (0.1 s instead of 3.7 s for 10,000 files on ext4). It tells of
     failed writes since Linux 5.8 only; before, each file is asked too, which is quick when nothing is dirty.
     """
-    if len(files) > _FEW:
-        _sync_file_system(folder)
-        if _SYNCFS_TELLS:
-            return
-    for path in files:
+    if len(paths) > _FEW and _sync_file_system(folder) and _SYNCFS_TELLS:
+        return
+    for path in paths:
         sync(path)
 
 
-def _sync_file_system(folder: str | os.PathLike[str]) -> None:
+def _sync_file_system(folder: str | os.PathLike[str]) -> bool:
+    """syncfs(2); False where it does not reach the disk: the kernel does not tell a file system in user space."""
     import ctypes  # 10 ms, for large artifacts only
 
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        found = (ctypes.c_long * 64)()  # struct statfs, which begins with the kind and is smaller
+        if libc.fstatfs(descriptor, found) == 0 and found[0] == _FUSE:
+            return False
         if libc.syncfs(descriptor) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+        return True
     finally:
         os.close(descriptor)
 
