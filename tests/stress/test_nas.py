@@ -14,7 +14,7 @@ from tests.nas_tools import Nas, nas
 from tests.race_tools import RACES
 from tests.store_tools import needs_root
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(3600)]
 KINDS = {"nfs4": "nfs4", "nfs3": "nfs"}  # what the kernel calls them
 EACH = 3  # processes on each client
 STALE = "NAS: what another machine changed"
@@ -131,10 +131,10 @@ def test_two_machines_race_for_names(place: Nas, kind: str, name: str, counted: 
     for guest in place.clients.values():
         guest.sh("rm -f /run/over")
         guest.work("opened", root)
-    gate = place.server.starts("gate", str(publishers), seconds=1200)
-    reading = [guest.starts("read", root, seconds=1300) for guest in place.clients.values()]
+    gate = place.server.starts("gate", str(publishers), seconds=3300)
+    reading = [guest.starts("read", root, seconds=3400) for guest in place.clients.values()]
     racing = [
-        guest.starts("race", root, f"{number}-{each}", str(rounds), place.address(number), seconds=1200)
+        guest.starts("race", root, f"{number}-{each}", str(rounds), place.address(number), seconds=3300)
         for number, guest in place.clients.items()
         for each in range(EACH)
     ]
