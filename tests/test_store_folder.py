@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -329,3 +330,20 @@ def _die_writing(store: Store) -> None:
     with store.writer() as writer:
         writer.write(os.urandom(MIB))
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("size", [5, 100_000, (8 << 20) + 5])
+def test_a_blob_that_can_have_no_further_name_is_laid_out_as_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMLINK, "Too many links")
+
+    store = FolderStore.open_at(tmp_path / "store")
+    data = os.urandom(size)
+    digest = store.put(data)
+    monkeypatch.setattr(os, "link", full)
+    store.materialise(digest, tmp_path / "out", executable=False)
+    assert (tmp_path / "out").read_bytes() == data
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o444
+    assert not os.path.samefile(tmp_path / "out", store.blob_path(digest))

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator import canonical
-from orchestrator.digest import CHUNK, Digest, hex_of, of_bytes, of_file, of_hasher, parse_digest, sha256
+from orchestrator.digest import Digest, hex_of, of_bytes, of_file, parse_digest
 from orchestrator.errors import StoreError
 from orchestrator.store import folder_upkeep, mounts
-from orchestrator.store.disk import NO_LINK, open_regular, sync, told, write_all
+from orchestrator.store.disk import NO_LINK, open_regular, sync, told
 from orchestrator.store.folder_objects import FolderObjects
+from orchestrator.store.following import Unreadable, copied
 from orchestrator.store.intake import FolderIntake
 from orchestrator.store.keys import FORMAT, check_format
 from orchestrator.store.probing import probe
@@ -214,9 +215,11 @@ class FolderStore(FolderObjects):
         if link and self._put_link(path, digest):
             return
         with self.writer() as writer:
-            with told(f"read {path}"), path.open("rb") as source:
-                while piece := source.read(CHUNK):
-                    writer.write(piece)
+            with told(f"read {path}"), path.open("rb", buffering=0) as source:
+                try:
+                    writer.copy(source.fileno(), os.fstat(source.fileno()).st_size)
+                except Unreadable as error:
+                    raise StoreError(f"{path.name} cannot be kept: {error}") from error
             found, _ = writer.commit()
         if found != digest:
             raise StoreError(f"{path.name} changed while it was stored (expected {digest}, got {found})")
@@ -268,14 +271,15 @@ class FolderStore(FolderObjects):
                 except OSError as error:
                     if error.errno not in NO_LINK:
                         raise
-                source.seek(0)
-            hasher = sha256()
-            with target.open("xb", buffering=0) as sink:
+                os.lseek(source.fileno(), 0, os.SEEK_SET)
+            with target.open("x+b", buffering=0) as sink:
                 try:
-                    while piece := source.read(CHUNK):
-                        hasher.update(piece)
-                        write_all(sink.fileno(), piece)
-                    self._check(digest, of_hasher(hasher))
+                    try:
+                        self._check(digest, copied(source.fileno(), sink.fileno(), status.st_size))
+                    except Unreadable as error:
+                        raise StoreError(
+                            f"the store {self._root} cannot give all of {digest}: {error}"
+                        ) from error
                     os.fchmod(sink.fileno(), 0o555 if executable else 0o444)
                 except BaseException:
                     target.unlink()
