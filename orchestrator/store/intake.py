@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import ArtifactError
 from orchestrator.store import following, mounts
-from orchestrator.store.disk import NO_LINK, RACY, sync_many, told, write_all
+from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
 from orchestrator.store.staging import Place, Staged, remove, seal, staged_name
 
 if TYPE_CHECKING:
@@ -207,7 +207,8 @@ class FolderIntake:
                 except BaseException:
                     remove(path)
                     raise
-            sync_many(sorted(self._folders), self._place.staging())
+            for folder in self._folders:
+                sync(folder)
             self._folders.clear()
 
     def discard(self) -> None:
