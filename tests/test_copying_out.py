@@ -175,7 +175,7 @@ def test_two_names_that_are_one_where_it_goes_are_told(
 
 
 def test_a_helper_ends_with_its_starter(store: FolderStore, made: Version, tmp_path: Path) -> None:
-    """SIGKILL of the starter alone, which is copying to a disk that is slow: a pipe that nobody reads any more."""
+    """SIGKILL of the starter alone, while its helper waits for more to do."""
     code = (
         "import os, sys, time\nfrom pathlib import Path\nfrom orchestrator.artifacts import copying_out\n"
         "from orchestrator.artifacts.version import resolve\nfrom orchestrator.store import helping\n"
