@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -28,8 +31,7 @@ for line in sys.stdin:
     print(json.dumps([code, seconds, usage.ru_maxrss >> 10, usage.ru_utime + usage.ru_stime]), flush=True)
 """
 
-
-_WARM = 5 << 30  # bytes; what a step writes, on both sides of a connection
+_PAGE, _BLOCK = mmap.PAGESIZE, 1 << 20
 
 
 class Taken(NamedTuple):
@@ -40,14 +42,25 @@ class Taken(NamedTuple):
     cpu: float
 
 
-def settled() -> None:
-    """Give all programs the same machine: nothing dirty, and memory that it has.
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Let this machine keep the memory that it has free: what is timed shall not pay for what its host took back.
 
-    A virtual machine may have to ask its host for memory page by page, and gives back what is free after some seconds:
-    who then writes 2 GiB first waits up to ten times as long as the next.
+    A virtual machine reports free blocks of 2 MiB to its host every two seconds, and gets them back page by page, at
+    up to 2 s for a GiB (Linux, mm/page_reporting.c). So three quarters of what is available are taken once, and all but
+    one page of each MiB is freed again: no free block is that large from then on.
     """
-    os.sync()
-    subprocess.run([sys.executable, "-SEc", f"bytearray({_WARM})"], check=True)
+    with open("/proc/meminfo") as lines:
+        (available,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    size = available * 3 // 4 // _BLOCK * _BLOCK
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
+        taken.madvise(mmap.MADV_NOHUGEPAGE)
+        first = ctypes.c_char.from_buffer(taken)
+        ctypes.memset(ctypes.addressof(first), 1, size)
+        del first
+        for start in range(0, size, _BLOCK):
+            taken.madvise(mmap.MADV_DONTNEED, start + _PAGE, _BLOCK - _PAGE)
+        yield
 
 
 class Starter:
@@ -70,8 +83,8 @@ class Starter:
         self._process.wait()
 
     def run(self, argv: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> Taken:
-        """Run a command to its end, after ``settled``. SystemExit where it fails."""
-        settled()
+        """Run a command to its end, with nothing dirty. SystemExit where it fails."""
+        os.sync()
         assert self._process.stdin is not None and self._process.stdout is not None
         asked = {
             "argv": [str(each) for each in argv],

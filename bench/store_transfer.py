@@ -2,7 +2,7 @@
 
 Two inputs: 10,000 files of 100 KiB in 100 folders, and one file of 2 GiB. The server is SeaweedFS on this machine, which
 shares its cores with the client. All programs take a step one after the other, in fresh folders, on fresh prefixes, with
-caches of their own; before each everything dirty goes to the disk, and memory is taken and given back (_timed.settled).
+caches of their own; before each everything dirty goes to the disk, and the machine keeps its memory (_timed.memory_kept).
 Seconds are those of whole commands, start included; memory is the peak of a command's largest process. Every pulled file
 is compared with what was added.
 
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench._timed import Starter, Taken, settled
+from bench._timed import Starter, Taken, memory_kept
 from tests.s3_tools import Server, credentials, seaweedfs
 from tests.validator_tools import python_with
 
@@ -166,7 +166,7 @@ class _Input:
         )
 
     def _floor(self, step: str, program: str, action: Callable[[], object]) -> None:
-        settled()
+        os.sync()
         began = time.perf_counter()
         action()
         self.taken.setdefault((step, program), []).append(Taken(time.perf_counter() - began, 0, 0))
@@ -313,7 +313,7 @@ def _folder() -> Iterator[Path]:
 
 def main() -> None:
     """Print a table for each input, and how each aim came out."""
-    with _folder() as top, Starter(top / "log") as starter:
+    with memory_kept(), _folder() as top, Starter(top / "log") as starter:
         found = []
         for name, make, title in (
             ("many", _make_many, f"{_FILES:,} files of 100 KiB"),
