@@ -199,7 +199,8 @@ def ensure(tools: Sequence[str]) -> None:
     lacking = {tool: missing(tool) for tool in tools}
     needs = sorted({package for names in lacking.values() for package in names})
     if needs:
-        install(needs, " and ".join(TOOLS[tool] for tool, names in lacking.items() if names))
+        why = dict.fromkeys(TOOLS[tool] for tool, names in lacking.items() if names)
+        install(needs, " and ".join(why))
         still = sorted({package for tool in tools for package in missing(tool)})
         if still:
             raise Missing(
