@@ -1,4 +1,4 @@
-"""What runs in a guest of tests/nas_tools.py: carries out commands that come over TCP. Standard library only."""
+"""What runs in a guest of tests/nas_guests.py: carries out commands that come over TCP. Standard library only."""
 
 from __future__ import annotations
 

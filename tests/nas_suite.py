@@ -1,4 +1,4 @@
-"""The suite of all stores on a mount of a NAS (MIRAGE_NAS_MOUNT); pytest is given this file in a guest of tests/nas_tools.py."""
+"""The suite of all stores on a mount of a NAS (MIRAGE_NAS_MOUNT); pytest is given this file in a guest of tests/nas_guests.py."""
 
 from __future__ import annotations
 

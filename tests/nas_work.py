@@ -1,4 +1,4 @@
-"""What the tests of a NAS let its machines do: `python3 -m tests.nas_work WHAT WORDS...` in a guest of tests/nas_tools.py.
+"""What the tests of a NAS let its machines do: `python3 -m tests.nas_work WHAT WORDS...` in a guest of tests/nas_guests.py.
 
 Each part prints what it found as one line of JSON.
 """

@@ -260,12 +260,7 @@ def test_a_large_upload_goes_on_where_another_process_died(
 def test_a_large_download_goes_on_where_the_network_broke(
     store: S3Store, proxy: Chaos, seaweedfs: Server, tmp_path: Path
 ) -> None:
-    path = tmp_path / "large"
-    path.write_bytes(os.urandom(70 * MIB))
-    with path.open("rb") as made:
-        digest = of_file(made)
-    store.put_file(path, digest=digest, link=False)
-    store.push_owed()
+    digest = _pushed(store, tmp_path, 70 * MIB)
     place = seaweedfs.place(store.bucket.place.bucket, store.bucket.place.prefix, proxy.endpoint)
     other = store_at(place, tmp_path / "other", patience=Patience(tries=2))
     asked: list[int] = []
@@ -292,12 +287,7 @@ def test_a_large_download_goes_on_where_another_process_died(
     store: S3Store, proxy: Chaos, seaweedfs: Server, tmp_path: Path, cause: str
 ) -> None:
     """It is killed (SIGKILL), stopped (SIGINT), or told to come later, after 40 of 70 MiB."""
-    path = tmp_path / "large"
-    path.write_bytes(os.urandom(70 * MIB))
-    with path.open("rb") as made:
-        digest = of_file(made)
-    store.put_file(path, digest=digest, link=False)
-    store.push_owed()
+    digest = _pushed(store, tmp_path, 70 * MIB)
     place = seaweedfs.place(store.bucket.place.bucket, store.bucket.place.prefix, proxy.endpoint)
     part, later = tmp_path / "other", threading.Event()
 
@@ -342,6 +332,17 @@ def test_a_large_download_goes_on_where_another_process_died(
     again.close()
 
 
+def _pushed(store: S3Store, folder: Path, size: int) -> Digest:
+    """A new file of so many bytes, which the bucket has as a blob; gives its digest."""
+    path = folder / "large"
+    path.write_bytes(os.urandom(size))
+    with path.open("rb") as made:
+        digest = of_file(made)
+    store.put_file(path, digest=digest, link=False)
+    store.push_owed()
+    return digest
+
+
 def _noted(folder: Path, digest: Digest) -> int:
     """How many bytes are noted as there of a blob of 70 MiB in extents of 12 MiB."""
     for part in folder.rglob(f"{digest[7:]}.part"):
@@ -355,12 +356,7 @@ def test_what_was_left_of_a_download_is_not_believed(
     store: S3Store, seaweedfs: Server, tmp_path: Path
 ) -> None:
     """What is noted may not have come to the disk before the power went: then all of it comes once more."""
-    path = tmp_path / "large"
-    path.write_bytes(os.urandom(20 * MIB))
-    with path.open("rb") as made:
-        digest = of_file(made)
-    store.put_file(path, digest=digest, link=False)
-    store.push_owed()
+    digest = _pushed(store, tmp_path, 20 * MIB)
     other = elsewhere(store, tmp_path)
     with other.local.scattered(digest, 20 * MIB, 4 * MIB) as file:
         file.write_at(b"not what was there" * 100, 0)
@@ -395,14 +391,10 @@ def test_a_part_of_another_place_is_not_taken(store: S3Store, proxy: Chaos, seaw
 def test_a_large_download_of_another_object_is_refused(
     store: S3Store, seaweedfs: Server, tmp_path: Path
 ) -> None:
-    path = tmp_path / "large"
-    path.write_bytes(os.urandom(20 * MIB))
-    with path.open("rb") as made:
-        digest = of_file(made)
-    store.put_file(path, digest=digest, link=False)
-    store.push_owed()
+    digest = _pushed(store, tmp_path, 20 * MIB)
     key = f"blobs/sha256/{digest[7:9]}/{digest[7:]}"
-    data = bytearray(path.read_bytes())
+    with store.open(digest) as source:
+        data = bytearray(source.read())
     data[-1] ^= 1
     store.bucket.call("put_object", "spoil it", Key=store.bucket.full(key), Body=bytes(data))
     other = elsewhere(store, tmp_path)
