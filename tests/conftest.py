@@ -11,8 +11,9 @@ from orchestrator.executors.docker_engine import DockerEngine
 from orchestrator.executors.endpoint import choose
 from tests import s3_tools
 from tests.figures import Table, counted
+from tests.helper_tools import started
 
-__all__ = ["counted"]
+__all__ = ["counted", "started"]
 
 # A developer's own key signs nothing here; a test that wants a key names one.
 os.environ["MIRAGE_SIGN_KEY"] = "none"

@@ -7,19 +7,18 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator import process
 from orchestrator.artifacts import by_hand, copying_out
 from orchestrator.artifacts.version import Version
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.store import helping
 from orchestrator.store.folder import FolderStore
 from orchestrator.store.following import LARGE
+from tests.helper_tools import Started, kill_after
 from tests.run_tools import wait_for
 from tests.store_tools import mounted, needs_root, open_descriptors
 
@@ -63,23 +62,14 @@ def _same(source: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A helper takes part after a few files, and gets all that follow; those that were started."""
-    monkeypatch.setattr(helping, "ALONE", 32)
+def started(started: Started, monkeypatch: pytest.MonkeyPatch) -> Started:
+    """The helper gets all that follow."""
     monkeypatch.setattr(helping, "AHEAD", 10**9)
-    found: list[Any] = []
-    start = process.start_beside
-
-    def remember(argv: Sequence[str], descriptor: int) -> Any:
-        found.append(start(argv, descriptor))
-        return found[-1]
-
-    monkeypatch.setattr(process, "start_beside", remember)
-    return found
+    return started
 
 
 def test_two_processes_make_the_same_copy(
-    store: FolderStore, source: Path, made: Version, tmp_path: Path, started: list[Any]
+    store: FolderStore, source: Path, made: Version, tmp_path: Path, started: Started
 ) -> None:
     before = open_descriptors()
     copying_out.copy_out(store, made, tmp_path / "out")
@@ -94,21 +84,12 @@ def test_a_helper_that_is_killed_costs_time_only(
     source: Path,
     made: Version,
     tmp_path: Path,
-    started: list[Any],
+    started: Started,
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
     """SIGKILL after so many answers, while it has more to do."""
-    answer, count = helping.Copier.answer, 0
-
-    def kill(self: helping.Copier) -> Any:
-        nonlocal count
-        if count == after:
-            started[0].kill()
-        count += 1
-        return answer(self)
-
-    monkeypatch.setattr(helping.Copier, "answer", kill)
+    kill_after(monkeypatch, helping.Copier, started, after)
     copying_out.copy_out(store, made, tmp_path / "out")
     _same(source, tmp_path / "out")
     assert started[0].poll() == -9
@@ -125,7 +106,7 @@ def test_a_helper_that_cannot_be_started_is_done_without(
 
 @pytest.mark.parametrize("where", ["0/in/000", "3/in/150", "6/in/293", "large"])
 def test_damaged_bytes_are_told_and_nothing_is_left(
-    store: FolderStore, source: Path, made: Version, tmp_path: Path, started: list[Any], where: str
+    store: FolderStore, source: Path, made: Version, tmp_path: Path, started: Started, where: str
 ) -> None:
     """Whoever of the two comes to them."""
     for blob in (tmp_path / "store" / "blobs").rglob("*"):
@@ -141,7 +122,7 @@ def test_damaged_bytes_are_told_and_nothing_is_left(
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(
-    store: FolderStore, made: Version, tmp_path: Path, started: list[Any]
+    store: FolderStore, made: Version, tmp_path: Path, started: Started
 ) -> None:
     needs_root()
     with mounted(tmp_path / "disk", "size=3m") as folder:

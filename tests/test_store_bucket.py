@@ -664,7 +664,7 @@ def test_many_small_blobs_travel_in_packs_and_are_not_sent_twice(
                 intake.add(source.fileno(), len(data))
     before = proxy.requests["PUT"]
     there.push_owed()
-    assert proxy.requests["PUT"] - before <= 8, "500 blobs, 22 MB: two packs with their indices"
+    assert proxy.requests["PUT"] - before <= 8, "500 blobs, 22 MB: three packs with their indices"
     assert not [key for key, _ in store.bucket.list("blobs/")]
     other = store_at(place, tmp_path / "elsewhere")
     digests = [of_bytes(data) for data in contents]
@@ -689,7 +689,10 @@ def test_a_damaged_pack_is_told_and_not_kept(store: S3Store, tmp_path: Path) -> 
     (pack,) = (key for key, _ in store.bucket.list("packs/") if not key.endswith(".idx"))
     whole = store.bucket.part(pack, 0, 1 << 20)
     assert whole is not None
-    for data, words in ((bytes(len(whole[0])), "damaged bytes"), (whole[0][:5000], "not whole")):
+    for data, words in (
+        (bytes(len(whole[0])), "damaged bytes"),
+        (whole[0][:5000], "not what its index says"),
+    ):
         store.bucket.put(pack, data, of_bytes(data), "none")
         other = elsewhere(store, tmp_path, words.replace(" ", "-"))
         with pytest.raises(StoreError, match=words):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator import process
 from orchestrator.artifacts import taking, tree
 from orchestrator.errors import ArtifactError, StoreError
 from orchestrator.store import helping
 from orchestrator.store.folder import FolderStore
+from tests.helper_tools import Started, answers, kill_after
 from tests.store_tools import check_store, collect, mounted, needs_root, staged
 
 
@@ -39,24 +38,6 @@ def top(tmp_path: Path) -> Path:
     return folder
 
 
-Started = list[Any]
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Started:
-    """A second process takes part after a few files; those that were started."""
-    monkeypatch.setattr(helping, "ALONE", 32)
-    found: Started = []
-    start = process.start_beside
-
-    def remember(argv: Sequence[str], descriptor: int) -> Any:
-        found.append(start(argv, descriptor))
-        return found[-1]
-
-    monkeypatch.setattr(process, "start_beside", remember)
-    return found
-
-
 def _alone(top: Path, tmp_path: Path) -> tuple[tree.TreeEntry, ...]:
     """The same tree, taken by one process."""
     with pytest.MonkeyPatch.context() as patch:
@@ -64,27 +45,13 @@ def _alone(top: Path, tmp_path: Path) -> tuple[tree.TreeEntry, ...]:
         return collect(FolderStore.open_at(tmp_path / "other"), top)
 
 
-def _answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many files each answer of a helper was about, and was of use for."""
-    found: list[int] = []
-    answer = helping.Taker.answer
-
-    def count(self: helping.Taker) -> Any:
-        given = answer(self)
-        found.append(sum(each is not None for each in given))
-        return given
-
-    monkeypatch.setattr(helping.Taker, "answer", count)
-    return found
-
-
 def test_a_helper_reads_and_the_tree_is_the_same(
     store: FolderStore, top: Path, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = _answers(monkeypatch)
+    given = answers(monkeypatch, helping.Taker)
     monkeypatch.setattr(helping, "AHEAD", 10**9)  # it gets all of them
     assert collect(store, top) == _alone(top, tmp_path)
-    assert sum(answers) > 100
+    assert sum(given) > 100
     assert [each.poll() for each in started] == [0]
     check_store(tmp_path / "store")
     assert staged(tmp_path / "store") == []
@@ -112,16 +79,7 @@ def test_a_helper_that_dies_is_done_without(
 ) -> None:
     """SIGKILL after so many answers, while it has more to do."""
     monkeypatch.setattr(helping, "AHEAD", 10**9)
-    answer, count = helping.Taker.answer, 0
-
-    def kill(self: helping.Taker) -> Any:
-        nonlocal count
-        if count == after:
-            started[0].kill()
-        count += 1
-        return answer(self)
-
-    monkeypatch.setattr(helping.Taker, "answer", kill)
+    kill_after(monkeypatch, helping.Taker, started, after)
     assert collect(store, top) == _alone(top, tmp_path)
     assert started[0].poll() == -9
     check_store(tmp_path / "store")

@@ -73,10 +73,10 @@ def begins(bucket: Bucket, packs: Packs, digest: Digest, size: int) -> bytes:
     if found is None:
         if digest not in packs:
             packs.refresh()
-        data = dict(packs.fetch([digest])).get(digest) if digest in packs else None
+        data = packs.begins(digest, size) if digest in packs else None
         if data is None:
             raise StoreError(f"{digest} is not in the store {bucket.place.uri}")
-        return data[:size]
+        return data
     return found[0]
 
 

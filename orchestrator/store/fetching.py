@@ -14,8 +14,8 @@ from orchestrator.store.bucket.client import Bucket
 from orchestrator.store.bucket.failures import BucketError
 from orchestrator.store.bucket.transfer import RANGE, ahead, pour
 from orchestrator.store.folder import FolderStore
-from orchestrator.store.intake import FolderIntake
 from orchestrator.store.packs import LEAST, Packs
+from orchestrator.store.unpacking import damaged, unpacked
 
 if TYPE_CHECKING:
     from orchestrator.store.scattered import Scattered
@@ -53,7 +53,7 @@ def fetched(
     late = []
     with local.intake() as intake, ThreadPoolExecutor(_AHEAD) as pool:
         try:
-            yield from _unpacked(bucket, packs, packed, intake, loose, count)
+            yield from unpacked(bucket, packs, packed, intake, loose, count)
             for digest, found in ahead(pool, first, loose, _AHEAD):
                 if found is None:
                     late.append(digest)
@@ -65,7 +65,7 @@ def fetched(
                     if of_bytes(data) != digest:
                         again = first(digest)
                         if again is None or of_bytes(again[0]) != digest:
-                            raise _damaged(bucket, digest, of_bytes(data))
+                            raise damaged(bucket, digest, of_bytes(data))
                         data = again[0]
                     intake.add_bytes(data)
                     count(len(data))
@@ -74,7 +74,7 @@ def fetched(
                 packs.refresh()
                 missing = [digest for digest in late if digest not in packs]
                 found_late = [each for each in late if each in packs]
-                yield from _unpacked(bucket, packs, found_late, intake, missing, count)
+                yield from unpacked(bucket, packs, found_late, intake, missing, count)
                 if missing:
                     raise StoreError(
                         f"{missing[0]} is not in the store {bucket.place.uri}",
@@ -84,26 +84,6 @@ def fetched(
             with suppress(StoreError):
                 intake.flush()
             raise
-
-
-def _unpacked(
-    bucket: Bucket,
-    packs: Packs,
-    wanted: list[Digest],
-    intake: FolderIntake,
-    gone: list[Digest],
-    count: Callable[[int], object],
-) -> Iterator[Digest]:
-    """Take blobs out of packs; those whose pack went meanwhile are added to ``gone``."""
-    for digest, data in packs.fetch(wanted):
-        if data is None:
-            gone.append(digest)
-            continue
-        found, _ = intake.add_bytes(data)
-        if found != digest:
-            raise _damaged(bucket, digest, found)
-        count(len(data))
-        yield digest
 
 
 def _large(
@@ -123,7 +103,7 @@ def _large(
                 staged.commit()
                 return
             if not staged.resumed:
-                raise _damaged(bucket, digest, found)
+                raise damaged(bucket, digest, found)
             count = _uncounted
             # what was left of it may not have been on the disk yet when the power went: all of it once more
 
@@ -168,10 +148,3 @@ def _streamed(
         if isinstance(error, BucketError) or not isinstance(error, Exception):
             staged.spare()
         raise
-
-
-def _damaged(bucket: Bucket, digest: Digest, found: Digest) -> StoreError:
-    return StoreError(
-        f"the store {bucket.place.uri} holds damaged bytes for {digest} (they hash to {found})",
-        hint="restore the blob from another copy of the store, or publish the artifact again",
-    )

@@ -126,12 +126,13 @@ class _Beside:
 
     def send(self, files: Sequence[tuple[Sequence[int], int]]) -> None:
         """Give it open files, at most MOST in all; ``files``: what is open of each, and how many bytes it has."""
-        message = {"number": self._asked, "sizes": [size for _, size in files]}
+        self._send({"sizes": [size for _, size in files]}, [each for some, _ in files for each in some])
+
+    def _send(self, message: dict[str, list[int]], descriptors: Sequence[int]) -> None:
+        data = json.dumps({"number": self._asked, **message}).encode()
         self._asked += 1
         try:
-            socket.send_fds(
-                self._socket, [json.dumps(message).encode()], [each for some, _ in files for each in some]
-            )
+            socket.send_fds(self._socket, [data], descriptors)
         except OSError:
             self._dead = True
 
@@ -170,6 +171,12 @@ class Taker(_Beside):
     def __init__(self, place: str, link: bool, staged: set[str]) -> None:
         self._staged = staged
         super().__init__(place, "link" if link else "copy")
+
+    def unpack(self, descriptor: int, places: Sequence[tuple[int, int]]) -> None:
+        """Give it one open file that has many: where each begins in it, and how many bytes it has."""
+        self._send(
+            {"starts": [start for start, _ in places], "sizes": [size for _, size in places]}, [descriptor]
+        )
 
     def answer(self) -> list[Ahead | None]:
         """What it made of the files of the oldest message, None for what it did not; nothing where it died."""

@@ -60,16 +60,21 @@ class FolderIntake:
 
         ``ahead``: what a helper made of it.
         """
-        if len(self._waiting) >= TOGETHER:
-            self.flush()  # before this one: whoever added the last may still look at its times, which a flush sets
+        self._flush_if_many()
         found = ahead or self._linked_ahead(descriptor, size)
         if found is None and size >= following.LARGE:
             return self._add_large(descriptor, size)
         return self._keep(found or self._copied(self._read(descriptor, size)))
 
-    def add_bytes(self, data: bytes) -> tuple[Digest, int]:
+    def add_bytes(self, data: bytes | memoryview) -> tuple[Digest, int]:
         """Take bytes in memory."""
+        self._flush_if_many()
         return self._keep(self._copied(data))
+
+    def _flush_if_many(self) -> None:
+        """Before the next file: whoever added the last may still look at its times, which a flush sets."""
+        if len(self._waiting) >= TOGETHER:
+            self.flush()
 
     def _linked_ahead(self, descriptor: int, size: int) -> Ahead | None:
         """Hash a file where it lies and give it a second name under `staging/`; None where only a copy will do."""

@@ -7,10 +7,13 @@ only a way to carry blobs; their digests stay, and whoever takes one out verifie
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from io import FileIO
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -18,16 +21,20 @@ from orchestrator.digest import Digest, hex_of, of_bytes, of_hasher, sha256
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
 from orchestrator.store.bucket.client import Bucket
-from orchestrator.store.bucket.transfer import ahead, in_parallel
+from orchestrator.store.bucket.transfer import Changed, ahead, in_parallel, pour
+from orchestrator.store.disk import told
 from orchestrator.store.remembered import Remembered
 
 SMALL = 1 << 20  # larger blobs are objects of their own
 LEAST = 64  # fewer of them are not packed
-_PACK = 16 << 20
-_AT_ONCE = 3  # packs that are made and sent: one is hashed while others are on their way
+_PACK = 8 << 20
+_AT_ONCE = 6  # packs that are made and sent: one is hashed while others are on their way
+_LARGEST = 32 << 20  # bytes that a pack of any writer may have
 _MOST = 100_000  # blobs in one pack
 _INDEX = 16 << 20  # bytes of an index; of so many blobs it has half of that
 _SPAN = 8 << 20  # bytes of a pack that are asked for at once
+_READERS = 6  # spans that are on their way at once
+HELD = 2  # rooms that whoever fetches may hold beside the one that he was given last
 _GAP = 128 << 10  # bytes that nobody wants, and that cost less than another request
 TOP = "packs/sha256/"
 _HEAD = b"mirage-pack/1\n"
@@ -38,6 +45,46 @@ class _Place(NamedTuple):
     pack: str
     start: int
     size: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+class Part(NamedTuple):
+    """Where a blob lies in a room: ``start`` and ``size`` in bytes."""
+
+    digest: Digest
+    start: int
+    size: int
+
+
+class Room:
+    """Memory for a span of a pack, which another process can be given as an open file (memfd_create(2))."""
+
+    def __init__(self, free: SimpleQueue[Room]) -> None:
+        self._free = free
+        self._file = FileIO(os.memfd_create("mirage-span", os.MFD_CLOEXEC), "r+")
+        self._file.truncate(_SPAN)
+        self.memory = memoryview(mmap.mmap(self._file.fileno(), _SPAN))
+        self.uses = 1  # how often it has to be freed until it is free
+
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        return self._file.fileno()
+
+    def free(self) -> None:
+        """One of its uses is over; after the last it is used for another span."""
+        self.uses -= 1
+        if self.uses == 0:
+            self.uses = 1
+            self._free.put(self)
+
+    def close(self) -> None:
+        """Give it back."""
+        self._file.close()
+        self.memory = memoryview(b"")
 
 
 class Packs:
@@ -162,34 +209,60 @@ class Packs:
         self._take(key, index)
         return key
 
-    def fetch(self, wanted: Iterable[Digest]) -> Iterator[tuple[Digest, bytes | None]]:
-        """Blobs that known packs have, with their bytes, which the caller verifies; neighbours come together.
+    @contextmanager
+    def fetch(self, wanted: Iterable[Digest]) -> Iterator[Iterator[tuple[list[Part], Room | None]]]:
+        """Blobs that known packs have, neighbours together: where each lies in a room, which the caller frees.
 
-        None for what lay in a pack that is there no longer: it may be in another one by now.
+        He verifies them, and holds HELD rooms at most when he asks for more. No room where the pack is there no longer:
+        what lay in it may be in another one by now.
         """
         spans = list(self._spans(wanted))
+        ends = {pack: places[-1][1].end for pack, places in self._packs.items() if places}
+        free: SimpleQueue[Room] = SimpleQueue()
 
-        def get(span: list[tuple[_Place, Digest]]) -> bytes | None:
-            first, last = span[0][0], span[-1][0]
-            length = last.start + last.size - first.start
-            found = self._bucket.part(first.pack, first.start, length) if length else (b"", 0)
-            if found is not None and len(found[0]) != length:
-                raise StoreError(
-                    f"{first.pack} is not whole in {self._bucket.place.uri}",
-                    hint="restore it from another copy of the store, or publish what it held again",
-                )
-            return None if found is None else found[0]
+        def get(span: list[tuple[_Place, Digest]]) -> Room | None:
+            room, pack, begin, end = free.get(), span[0][0].pack, span[0][0].start, span[-1][0].end
 
-        with ThreadPoolExecutor(6) as pool:
-            for span, data in ahead(pool, get, spans, 6):
-                begin = span[0][0].start
-                for place, digest in span:
-                    yield (
-                        digest,
-                        None
-                        if data is None
-                        else data[place.start - begin : place.start - begin + place.size],
+            def into(piece: bytes, at: int) -> None:
+                room.memory[at - begin : at - begin + len(piece)] = piece
+
+            try:
+                pour(self._bucket, pack, begin, end, ends[pack], into)
+            except Changed as error:
+                if self._bucket.size(pack) is not None:
+                    raise self._other(pack) from error
+                room.free()
+                return None
+            return room
+
+        with ExitStack() as rooms:
+            # All that can be in use at once, so that none waits for one: some come, one is given, the caller has some.
+            with told("make room for what comes"):
+                for _ in range(min(len(spans), _READERS + 1 + HELD)):
+                    free.put(rooms.enter_context(closing(Room(free))))
+            with ThreadPoolExecutor(_READERS) as pool:
+                yield (
+                    (
+                        [Part(digest, place.start - span[0][0].start, place.size) for place, digest in span],
+                        room,
                     )
+                    for span, room in ahead(pool, get, spans, _READERS)
+                )
+
+    def begins(self, digest: Digest, size: int) -> bytes | None:
+        """The first bytes of a blob that a known pack has; None where the pack is there no longer."""
+        place = self._places[digest]
+        length = min(size, place.size)
+        found = self._bucket.part(place.pack, place.start, length) if length else (b"", 0)
+        if found is not None and len(found[0]) != length:
+            raise self._other(place.pack)
+        return None if found is None else found[0]
+
+    def _other(self, pack: str) -> StoreError:
+        return StoreError(
+            f"{pack} in {self._bucket.place.uri} is not what its index says",
+            hint="restore it from another copy of the store, or publish what it held again",
+        )
 
     # --- upkeep -------------------------------------------------------------------------------------------
 
@@ -209,7 +282,7 @@ class Packs:
         """Every blob in every pack, and whether its bytes are what its digest says; two packs in memory at once."""
 
         def read(pack: str) -> bytes | None:
-            found = self._bucket.part(pack, 0, 2 * _PACK)
+            found = self._bucket.part(pack, 0, _LARGEST)
             return None if found is None else found[0]
 
         with ThreadPoolExecutor(2) as pool:
@@ -231,7 +304,7 @@ class Packs:
         places = self._packs[pack]
         staying = [(digest, place) for digest, place in places if digest not in going]
         if staying:
-            end = max(place.start + place.size for _, place in places)
+            end = max(place.end for _, place in places)
             found = self._bucket.part(pack, 0, end) if end else (b"", 0)
             if found is None:
                 return True  # somebody else was quicker
@@ -258,8 +331,8 @@ class Packs:
         for place, digest in sorted((self._places[digest], digest) for digest in wanted):
             if span and (
                 place.pack != span[0][0].pack
-                or place.start - (span[-1][0].start + span[-1][0].size) > _GAP
-                or place.start + place.size - span[0][0].start > _SPAN
+                or place.start - span[-1][0].end > _GAP
+                or place.end - span[0][0].start > _SPAN
             ):
                 yield span
                 span = []
@@ -275,7 +348,7 @@ def _can_be(places: Sequence[tuple[Digest, _Place]]) -> bool:
         if place.start != end or place.size > SMALL:
             return False
         end += place.size
-    return end <= 2 * _PACK and len({digest for digest, _ in places}) == len(places) <= _MOST
+    return end <= _LARGEST and len({digest for digest, _ in places}) == len(places) <= _MOST
 
 
 def _filled(sizes: dict[Digest, int]) -> Iterator[list[Digest]]:

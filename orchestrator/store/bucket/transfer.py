@@ -32,6 +32,10 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+class Changed(StoreError):
+    """An object is not what it was, or not there any longer."""
+
+
 class Budget:
     """So many bytes at once, shared by threads; one that is larger than all of it waits until it is alone."""
 
@@ -111,8 +115,8 @@ def pour(
     """Hand on the bytes of an object from ``start`` to before ``end``, each piece with its place, as they come.
 
     Where the connection breaks, it goes on from there, and as often as enough came since the last time; where little came
-    it has the bucket's patience. ``check`` raises where nothing more is wanted. Raises StoreError where the object has not
-    ``total`` bytes.
+    it has the bucket's patience. ``check`` raises where nothing more is wanted. Raises Changed where the object is not
+    there, or has not ``total`` bytes, and BucketError.
     """
     at = start
 
@@ -159,8 +163,8 @@ def pour(
         bucket.retried(once)
 
 
-def _changed(bucket: Bucket, key: str) -> StoreError:
-    return StoreError(f"{key} changed in {bucket.place.uri} while it was read")
+def _changed(bucket: Bucket, key: str) -> Changed:
+    return Changed(f"{key} changed in {bucket.place.uri} while it was read")
 
 
 class LargeUpload:
