@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from orchestrator.artifacts.version import every, versions
 from orchestrator.errors import StoreError
+from orchestrator.store import disk
 from orchestrator.store.folder import FolderStore
 from tests.figures import Counted
 from tests.store_sweep import CHANGES, KILLED, REFUSED_BY_DISK, Sweep
@@ -41,6 +43,43 @@ def test_a_publish_on_a_failing_disk_is_refused_and_can_be_made_again(
 def test_a_failed_sync_of_many_files_is_refused(tmp_path: Path, counted: Counted) -> None:
     swept = Sweep(tmp_path, counted(REFUSED_BY_DISK), files=20).over(("syncfs",), "error=EIO")
     assert swept.refused == swept.faults == 1
+
+
+def test_a_publish_killed_in_a_sync_beside_it_leaves_nothing_torn(
+    tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_EARLY", 1)
+    swept = Sweep(tmp_path, counted(KILLED), files=20).over(("syncfs",), "signal=KILL")
+    assert swept.killed == swept.faults >= 1
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_sync_beside_it_that_failed_is_told_once_by_the_kernel_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """The sync in the end hears nothing of it (errseq_t, Documentation/core-api/errseq.rst)."""
+    real, count = disk._sync_file_system, 0
+
+    def sync(folder: str) -> bool:
+        nonlocal count
+        count += 1
+        if count == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(folder)
+
+    monkeypatch.setattr(disk, "_EARLY", 1)
+    monkeypatch.setattr(disk, "_sync_file_system", sync)
+    store, source = FolderStore.open_at(tmp_path / "store"), tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        (source / str(number)).write_bytes(os.urandom(1 << 20))
+    with pytest.raises(StoreError, match="Input/output error"):
+        save(store, source)
+    assert count >= failing
+    assert staged(tmp_path / "store") == []
+    assert every(store) == []
+    monkeypatch.undo()
+    whole(store, str(save(store, source).ref))
 
 
 @pytest.mark.parametrize("files", [2, 40])

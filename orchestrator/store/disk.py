@@ -9,7 +9,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from orchestrator.errors import StoreError
@@ -19,6 +20,7 @@ NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUP
 # Nanoseconds within which two changes of a file may carry one time stamp, with room for coarse file systems.
 RACY = 2 * 10**9
 _FEW = 16
+_EARLY = 128 << 20  # bytes
 _FUSE = 0x65735546  # linux/magic.h
 _LONGEST = 512 << 20  # bytes; what names most, what a collection condemned, is far smaller
 
@@ -117,6 +119,38 @@ def sync_many(paths: Sequence[str], folder: str | os.PathLike[str]) -> None:
         return
     for path in paths:
         sync(path)
+
+
+class EarlySync:
+    """Lets the disk write while more is made, so that the sync in the end finds little left to do."""
+
+    def __init__(self) -> None:
+        self._bytes = 0  # that were made since the last one began
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def made(self, size: int, folder: Callable[[], str]) -> None:
+        """So many bytes more, on the file system of ``folder``. Raises OSError where an earlier sync did."""
+        self._bytes += size
+        if self._bytes >= _EARLY and (self._thread is None or not self._thread.is_alive()):
+            self.wait()
+            self._bytes = 0
+            self._thread = threading.Thread(target=self._sync, args=(folder(),))
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Until none is under way. Raises OSError where one failed: the kernel tells of that once."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+    def _sync(self, folder: str) -> None:
+        try:
+            _sync_file_system(folder)
+        except OSError as error:
+            self._error = error
 
 
 def _sync_file_system(folder: str | os.PathLike[str]) -> bool:

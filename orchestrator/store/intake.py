@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.digest import CHUNK, Digest, of_bytes, of_hasher, sha256
 from orchestrator.errors import ArtifactError
 from orchestrator.store import following, mounts
-from orchestrator.store.disk import NO_LINK, RACY, sync, sync_many, told, write_all
+from orchestrator.store.disk import NO_LINK, RACY, EarlySync, sync, sync_many, told, write_all
 from orchestrator.store.staging import Place, Staged, remove, seal, staged_name
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class FolderIntake:
         self._folders: set[str] = set()
         self._staged: set[str] = set()  # and not waiting yet
         self._buffer = memoryview(b"")
+        self._early = EarlySync()
 
     def helper(self) -> Taker | None:
         """Start a process that reads files for this intake, if one can be had; to be closed before it."""
@@ -127,6 +128,8 @@ class FolderIntake:
                     self._waiting[digest] = path, name
                     if stamp is not None:
                         self._linked[path] = (*stamp, digest)
+                    else:
+                        self._early.made(size, self._place.staging)
             elif path is not None:  # another file was the same
                 os.unlink(path)
             if path is not None:
@@ -204,6 +207,7 @@ class FolderIntake:
         """Make what was added durable, then visible."""
         with told(self._what):
             self._seal_linked()
+            self._early.wait()
             sync_many([path for path, _ in self._waiting.values()], self._place.staging())
             while self._waiting:
                 digest, (path, name) = self._waiting.popitem()
@@ -218,6 +222,8 @@ class FolderIntake:
 
     def discard(self) -> None:
         """Leave nothing under `staging/`."""
+        with suppress(OSError):
+            self._early.wait()
         for path in (*self._staged, *(path for path, _ in self._waiting.values())):
             remove(path)
 
