@@ -32,6 +32,7 @@ for line in sys.stdin:
 """
 
 _PAGE, _BLOCK = mmap.PAGESIZE, 1 << 20
+_LEFT = 1 << 30  # bytes
 
 
 class Taken(NamedTuple):
@@ -47,12 +48,12 @@ def memory_kept() -> Iterator[None]:
     """Let this machine keep the memory that it has free: what is timed shall not pay for what its host took back.
 
     A virtual machine reports free blocks of 2 MiB to its host every two seconds, and gets them back page by page, at
-    up to 2 s for a GiB (Linux, mm/page_reporting.c). So seven eighths of what is available are taken once, and all but
-    one page of each MiB is freed again: no free block is that large from then on.
+    up to 2 s for a GiB (Linux, mm/page_reporting.c). So all but a GiB of what is available is taken once, and all but one
+    page of each MiB is freed again: no free block is that large from then on.
     """
     with open("/proc/meminfo") as lines:
         (available,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    size = available * 7 // 8 // _BLOCK * _BLOCK
+    size = (available - _LEFT) // _BLOCK * _BLOCK
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
         taken.madvise(mmap.MADV_NOHUGEPAGE)
         first = ctypes.c_char.from_buffer(taken)
