@@ -53,7 +53,7 @@ def memory_kept() -> Iterator[None]:
     """
     with open("/proc/meminfo") as lines:
         (available,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    size = (available - _LEFT) // _BLOCK * _BLOCK
+    size = max(1, (available - _LEFT) // _BLOCK) * _BLOCK
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
         taken.madvise(mmap.MADV_NOHUGEPAGE)
         first = ctypes.c_char.from_buffer(taken)

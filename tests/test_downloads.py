@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def test_a_pull_tells_its_bytes(tmp_path: Path) -> None:
 def test_packages_tell_their_bytes_as_they_come(tmp_path: Path, volume: str) -> None:
     """Over the builder's own network; what is in the installer's cache already is not told, since it does not come."""
     python_base()
-    gateway = docker.from_env().api.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
+    # the bridge's own address; an engine that was started for the first time does not name it
+    (config,) = docker.from_env().api.inspect_network("bridge")["IPAM"]["Config"]
+    gateway = config.get("Gateway") or str(ip_network(config["Subnet"])[1])
     heavy = wheel("heavy", {"heavy/data.bin": os.urandom(LARGE)})
     with Index(heavy, pace=4 << 20, host=gateway) as index:
         notes = Notes()

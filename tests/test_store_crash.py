@@ -60,12 +60,12 @@ def test_a_sync_beside_it_that_failed_is_told_once_by_the_kernel_and_refused(
     """The sync in the end hears nothing of it (errseq_t, Documentation/core-api/errseq.rst)."""
     real, count = disk._sync_file_system, 0
 
-    def sync(folder: str) -> bool:
+    def sync(descriptor: int) -> bool:
         nonlocal count
         count += 1
         if count == failing:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(folder)
+        return real(descriptor)
 
     monkeypatch.setattr(disk, "_EARLY", 1)
     monkeypatch.setattr(disk, "_sync_file_system", sync)

@@ -11,7 +11,7 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from orchestrator.errors import StoreError
 
@@ -109,13 +109,17 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def sync_many(paths: Sequence[str], folder: str | os.PathLike[str]) -> None:
-    """Make many closed files durable; all are on the file system of ``folder``.
+def sync_many(paths: Sequence[str], folder: str | os.PathLike[str], early: EarlySync | None = None) -> None:
+    """Make many closed files durable; all are on the file system of ``folder``. ``early``: what went on beside it.
 
     One syncfs(2) instead of an fsync each (0.1 s instead of 3.7 s for 10,000 files on ext4). It tells of
     failed writes since Linux 5.8 only; before, each file is asked too, which is quick when nothing is dirty.
     """
-    if len(paths) > _FEW and _sync_file_system(folder) and _SYNCFS_TELLS:
+    if early is not None and early.descriptor is not None:
+        reached = _sync_file_system(early.descriptor)
+    else:
+        reached = len(paths) > _FEW and _sync_folders_file_system(folder)
+    if reached and _SYNCFS_TELLS:
         return
     for path in paths:
         sync(path)
@@ -125,6 +129,9 @@ class EarlySync:
     """Lets the disk write while more is made, so that the sync in the end finds little left to do."""
 
     def __init__(self) -> None:
+        # One for all: the kernel tells each open file once of a write that failed (errseq_t), so that whoever opened
+        # another one cannot take it away.
+        self.descriptor: int | None = None
         self._bytes = 0  # that were made since the last one began
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
@@ -135,8 +142,12 @@ class EarlySync:
         if self._bytes >= _EARLY and (self._thread is None or not self._thread.is_alive()):
             self.wait()
             self._bytes = 0
-            self._thread = threading.Thread(target=self._sync, args=(folder(),))
-            self._thread.start()
+            if self.descriptor is None:
+                self.descriptor = _opened(folder())
+            thread = threading.Thread(target=self._sync, args=(self.descriptor,))
+            with suppress(RuntimeError):  # too many threads: then all of it is for the end
+                thread.start()
+                self._thread = thread
 
     def wait(self) -> None:
         """Until none is under way. Raises OSError where one failed: the kernel tells of that once."""
@@ -146,29 +157,45 @@ class EarlySync:
         if self._error is not None:
             raise self._error
 
-    def _sync(self, folder: str) -> None:
+    def close(self) -> None:
+        """Wait, whatever it comes to."""
+        with suppress(OSError):
+            self.wait()
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def _sync(self, descriptor: int) -> None:
         try:
-            _sync_file_system(folder)
+            _sync_file_system(descriptor)
         except OSError as error:
             self._error = error
 
 
-def _sync_file_system(folder: str | os.PathLike[str]) -> bool:
+def _opened(folder: str | os.PathLike[str]) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _sync_folders_file_system(folder: str | os.PathLike[str]) -> bool:
+    descriptor = _opened(folder)
+    try:
+        return _sync_file_system(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file_system(descriptor: int) -> bool:
     """syncfs(2); False where it does not reach the disk: the kernel does not tell a file system in user space."""
     import ctypes  # 10 ms, for large artifacts only
 
     libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        found = (ctypes.c_long * 64)()  # struct statfs, which begins with the kind and is smaller
-        if libc.fstatfs(descriptor, found) == 0 and found[0] == _FUSE:
-            return False
-        if libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return True
-    finally:
-        os.close(descriptor)
+    found = (ctypes.c_long * 64)()  # struct statfs, which begins with the kind and is smaller
+    if libc.fstatfs(descriptor, found) == 0 and found[0] == _FUSE:
+        return False
+    if libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return True
 
 
 def _kernel() -> tuple[int, int]:

@@ -142,14 +142,15 @@ class _Beside:
 
     def _answer(self) -> list[Any]:
         """What it made of the files of the oldest message; nothing where it died."""
-        number = self._answered
-        self._answered += 1
-        data = b""
+        number, data = self._answered, b""
         if not self._dead:
             # Its end is told before the answers that it had sent: none of those may be taken for a later one.
             with suppress(OSError):
                 data = self._socket.recv(LONGEST)
-        item: dict[str, Any] = json.loads(data) if data else {}
+        self._answered += 1  # not before: an interrupt leaves it to be read by ``close``
+        item: dict[str, Any] = {}
+        with suppress(ValueError):  # longer than may be, so cut off
+            item = json.loads(data) if data else {}
         if item.get("number") != number:
             self._dead = True
             return []

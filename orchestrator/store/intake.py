@@ -208,7 +208,7 @@ class FolderIntake:
         with told(self._what):
             self._seal_linked()
             self._early.wait()
-            sync_many([path for path, _ in self._waiting.values()], self._place.staging())
+            sync_many([path for path, _ in self._waiting.values()], self._place.staging(), self._early)
             while self._waiting:
                 digest, (path, name) = self._waiting.popitem()
                 try:
@@ -222,10 +222,11 @@ class FolderIntake:
 
     def discard(self) -> None:
         """Leave nothing under `staging/`."""
-        with suppress(OSError):
-            self._early.wait()
-        for path in (*self._staged, *(path for path, _ in self._waiting.values())):
-            remove(path)
+        try:
+            for path in (*self._staged, *(path for path, _ in self._waiting.values())):
+                remove(path)
+        finally:
+            self._early.close()
 
 
 def _write_small(path: str, data: bytes | memoryview) -> None:

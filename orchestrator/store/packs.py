@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from orchestrator.digest import Digest, hex_of, of_bytes, of_hasher, sha256
 from orchestrator.errors import StoreError
 from orchestrator.ports_upkeep import Held
 from orchestrator.store.bucket.client import Bucket
-from orchestrator.store.bucket.transfer import Changed, ahead, in_parallel, pour
+from orchestrator.store.bucket.transfer import Changed, Gone, ahead, in_parallel, pour
 from orchestrator.store.disk import told
 from orchestrator.store.remembered import Remembered
 
@@ -64,7 +65,7 @@ class Room:
 
     def __init__(self, free: SimpleQueue[Room]) -> None:
         self._free = free
-        self._file = FileIO(os.memfd_create("mirage-span", os.MFD_CLOEXEC), "r+")
+        self._file = FileIO(_descriptor(), "r+")
         self._file.truncate(_SPAN)
         self.memory = memoryview(mmap.mmap(self._file.fileno(), _SPAN))
         self.uses = 1  # how often it has to be freed until it is free
@@ -219,21 +220,27 @@ class Packs:
         spans = list(self._spans(wanted))
         ends = {pack: places[-1][1].end for pack, places in self._packs.items() if places}
         free: SimpleQueue[Room] = SimpleQueue()
+        over = threading.Event()
 
         def get(span: list[tuple[_Place, Digest]]) -> Room | None:
             room, pack, begin, end = free.get(), span[0][0].pack, span[0][0].start, span[-1][0].end
 
             def into(piece: bytes, at: int) -> None:
+                check()
                 room.memory[at - begin : at - begin + len(piece)] = piece
 
             try:
-                pour(self._bucket, pack, begin, end, ends[pack], into)
-            except Changed as error:
-                if self._bucket.size(pack) is not None:
-                    raise self._other(pack) from error
+                pour(self._bucket, pack, begin, end, ends[pack], into, check)
+            except Gone:
                 room.free()
                 return None
+            except Changed as error:
+                raise self._other(pack) from error
             return room
+
+        def check() -> None:
+            if over.is_set():
+                raise StoreError("nobody waits for it any more")
 
         with ExitStack() as rooms:
             # All that can be in use at once, so that none waits for one: some come, one is given, the caller has some.
@@ -241,13 +248,13 @@ class Packs:
                 for _ in range(min(len(spans), _READERS + 1 + HELD)):
                     free.put(rooms.enter_context(closing(Room(free))))
             with ThreadPoolExecutor(_READERS) as pool:
-                yield (
-                    (
-                        [Part(digest, place.start - span[0][0].start, place.size) for place, digest in span],
-                        room,
+                try:
+                    yield (
+                        ([Part(digest, at.start - span[0][0].start, at.size) for at, digest in span], room)
+                        for span, room in ahead(pool, get, spans, _READERS)
                     )
-                    for span, room in ahead(pool, get, spans, _READERS)
-                )
+                finally:
+                    over.set()
 
     def begins(self, digest: Digest, size: int) -> bytes | None:
         """The first bytes of a blob that a known pack has; None where the pack is there no longer."""
@@ -339,6 +346,15 @@ class Packs:
             span.append((place, digest))
         if span:
             yield span
+
+
+def _descriptor() -> int:
+    """Of memory, or of a file without a name: a Python that was built for an old C library has no memfd_create."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("mirage-span", os.MFD_CLOEXEC)
+    descriptor, path = tempfile.mkstemp()
+    os.unlink(path)
+    return descriptor
 
 
 def _can_be(places: Sequence[tuple[Digest, _Place]]) -> bool:

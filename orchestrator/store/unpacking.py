@@ -13,10 +13,11 @@ from orchestrator.store.packs import HELD, Packs, Part, Room
 
 if TYPE_CHECKING:
     from orchestrator.ports import Ahead
+    from orchestrator.store.helping import Taker
     from orchestrator.store.intake import FolderIntake
 
 WORTH = 1000  # so many blobs are worth a helper, whose start costs as much
-_MESSAGE = 256  # blobs that a helper is told of at once: its answer is one message too
+_MESSAGE = 64  # blobs that a helper is told of at once: its answer is one message too, with a path for each
 
 
 def unpacked(
@@ -53,13 +54,16 @@ class _Unpacking:
         self._bucket = bucket
         self._intake = intake
         self._count = count
-        self._helper = intake.helper() if blobs >= WORTH else None
+        self._wanted = blobs >= WORTH
+        self._helper: Taker | None = None
         self._sent: deque[tuple[Sequence[Part], Room]] = deque()  # to the helper, which has not answered yet
 
     def add(self, parts: Sequence[Part], room: Room) -> Iterator[Digest]:
         """The blobs in a room; gives those that are done by this."""
         batches = [parts[start : start + _MESSAGE] for start in range(0, len(parts), _MESSAGE)]
         room.uses = len(batches)
+        if self._wanted:
+            self._helper, self._wanted = self._intake.helper(), False
         for batch in batches:
             while self._helper is not None and self._sent and self._helper.answered():
                 yield from self._settle(self._helper.answer())

@@ -36,6 +36,10 @@ class Changed(StoreError):
     """An object is not what it was, or not there any longer."""
 
 
+class Gone(Changed):
+    """An object is not there."""
+
+
 class Budget:
     """So many bytes at once, shared by threads; one that is larger than all of it waits until it is alone."""
 
@@ -115,8 +119,8 @@ def pour(
     """Hand on the bytes of an object from ``start`` to before ``end``, each piece with its place, as they come.
 
     Where the connection breaks, it goes on from there, and as often as enough came since the last time; where little came
-    it has the bucket's patience. ``check`` raises where nothing more is wanted. Raises Changed where the object is not
-    there, or has not ``total`` bytes, and BucketError.
+    it has the bucket's patience. ``check`` raises where nothing more is wanted. Raises Gone where the object is not there,
+    Changed where it has not ``total`` bytes, and BucketError.
     """
     at = start
 
@@ -152,6 +156,7 @@ def pour(
             raise
         if answer.status == 404:
             bucket.check_absent(answer, what)
+            raise Gone(f"{key} is not in {bucket.place.uri}")
         if answer.status == 200:
             raise garbled(bucket.place, f"no range of {key}")
         if answer.status != 206:
