@@ -561,7 +561,7 @@ def test_a_large_object_that_no_disk_holds(store: S3Store, liar: Liar, total: in
     [
         (403, "AccessDenied", "does not let you"),
         (404, "NoSuchBucket", "no bucket"),
-        (404, "NoSuchKey", "changed"),
+        (404, "NoSuchKey", "any longer"),
     ],
 )
 def test_a_refusal_that_is_longer_than_what_was_asked_for(

@@ -156,7 +156,7 @@ def pour(
             raise
         if answer.status == 404:
             bucket.check_absent(answer, what)
-            raise Gone(f"{key} is not in {bucket.place.uri}")
+            raise Gone(f"{key} is not in {bucket.place.uri} any longer")
         if answer.status == 200:
             raise garbled(bucket.place, f"no range of {key}")
         if answer.status != 206:
